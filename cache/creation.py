@@ -1,0 +1,189 @@
+"""Starting a cache folder, or taking up the one that is there.
+
+The header is written first, so that whatever a killed process leaves behind is known to be a
+cache, and of which settings.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from cache.durable import TEMPORARY_SUFFIX, sha256_of_bytes
+from cache.errors import CacheMissingError, CacheStaleError
+from cache.index import CacheIndex
+from cache.index_files import INDEX_FOLDER, encode_index, index_file_problem, write_index
+from cache.layout import (
+    ARRAYS_FOLDER,
+    COMPLETE_NAME,
+    HEADER_NAME,
+    LEDGER_FOLDER,
+    STATISTICS_NAME,
+    CacheHeader,
+    read_header,
+    write_header,
+)
+from cache.ledger import LedgerEntry, ShardFile, entry_path, load_ledger
+from cache.lock import LOCK_NAME, FolderLock
+from cache.schema import CacheSpec, Difference, RowSpace
+from cache.sizes import check_room, required_bytes, space_errors
+from cache.store import ArrayStore
+from cache.zarr_store import ZarrStore
+
+__all__ = ["discard_untrusted", "open_store", "prepare_folder", "shard_problem"]
+
+
+def open_store(path: Path, header: CacheHeader) -> ArrayStore:
+    """Give the store that a header names."""
+    assert header.spec.format == "zarr"
+    return ZarrStore(path, header.spec, header.counts)
+
+
+def prepare_folder(
+    path: Path, spec: CacheSpec, index: CacheIndex, *, replace: bool
+) -> tuple[FolderLock, CacheHeader, ArrayStore]:
+    """Lock a folder and make it hold the header, index and array metadata of a cache.
+
+    Raises:
+        CacheMissingError, CacheStaleError, CacheCorruptError, CacheLockedError, CacheSpaceError:
+            see ``CacheWriter.create_or_resume``.
+    """
+    with space_errors(path, 0):
+        path.mkdir(parents=True, exist_ok=True)
+        _refuse_other_folder(path)
+        lock = FolderLock(path)
+        try:
+            header = _prepare_locked(path, spec, index, replace=replace)
+            store = open_store(path, header)
+            store.prepare()
+        except BaseException:
+            lock.release()
+            raise
+    return lock, header, store
+
+
+def _refuse_other_folder(path: Path) -> None:
+    if (path / HEADER_NAME).exists():
+        return
+    others = sorted(item.name for item in path.iterdir() if not _is_header_leftover(item))
+    if others:
+        raise CacheMissingError(
+            f"{path} is not empty and holds no cache (it has {', '.join(others[:3])}). "
+            "Name another folder: efficient-medsam2 precompute --set cache.path=FOLDER"
+        )
+
+
+def _is_header_leftover(item: Path) -> bool:
+    temporary = item.name.startswith(HEADER_NAME) and item.suffix == TEMPORARY_SUFFIX
+    return temporary or item.name == LOCK_NAME
+
+
+def _prepare_locked(
+    path: Path, spec: CacheSpec, index: CacheIndex, *, replace: bool
+) -> CacheHeader:
+    for folder in (path, path / INDEX_FOLDER, path / LEDGER_FOLDER):
+        for name in (item.name for item in _own_temporaries(folder)):
+            (folder / name).unlink()
+    if replace:
+        _remove_content(path)
+    if replace or not (path / HEADER_NAME).exists():
+        # Before the header: a refused cache must not stand in the way of a smaller one.
+        check_room(path, required_bytes(spec, index.counts())["total"])
+        return _write_header_and_index(path, spec, index)
+    header = read_header(path)
+    _refuse_other_cache(path, header, spec, index)
+    (path / LEDGER_FOLDER).mkdir(exist_ok=True)
+    folder = path / INDEX_FOLDER
+    if any(index_file_problem(folder, name, file) for name, file in header.index_files.items()):
+        return _write_header_and_index(path, header.spec, index)
+    return header
+
+
+def _own_temporaries(folder: Path) -> Iterator[Path]:
+    # Only names that ``write_durably`` makes of ours: others may put files beside the cache's.
+    yield from folder.glob(f"*.json.*{TEMPORARY_SUFFIX}")
+    yield from folder.glob(f"*.parquet.*{TEMPORARY_SUFFIX}")
+
+
+def _remove_content(path: Path) -> None:
+    # The header stays until it is overwritten, so that a kill in between leaves a known cache.
+    (path / COMPLETE_NAME).unlink(missing_ok=True)
+    (path / STATISTICS_NAME).unlink(missing_ok=True)
+    for folder in (LEDGER_FOLDER, ARRAYS_FOLDER, INDEX_FOLDER):
+        if (path / folder).exists():
+            shutil.rmtree(path / folder)
+
+
+def _write_header_and_index(path: Path, spec: CacheSpec, index: CacheIndex) -> CacheHeader:
+    files = encode_index(index)
+    header = CacheHeader(
+        spec=spec,
+        counts=index.counts(),
+        index_sha256=index.content_sha256,
+        index_files={
+            name: {"bytes": len(content), "sha256": sha256_of_bytes(content)}
+            for name, content in files.items()
+        },
+    )
+    write_header(path, header)
+    write_index(path / INDEX_FOLDER, files)
+    (path / LEDGER_FOLDER).mkdir(exist_ok=True)
+    return header
+
+
+def _refuse_other_cache(
+    path: Path, header: CacheHeader, spec: CacheSpec, index: CacheIndex
+) -> None:
+    differences: tuple[Difference, ...] = header.spec.differences(spec)
+    if not differences and header.index_sha256 != index.content_sha256:
+        differences = (("index", header.index_sha256[:12], index.content_sha256[:12]),)
+    if not differences:
+        return
+    key, theirs, mine = differences[0]
+    more = f" (and {len(differences) - 1} more keys)" if len(differences) > 1 else ""
+    raise CacheStaleError(
+        f"{path} holds a cache of other settings: {key} is {theirs!r} there, {mine!r} now{more}. "
+        "Use another folder (--set cache.path=FOLDER), or replace this cache: "
+        "efficient-medsam2 run --only precompute --force precompute"
+    )
+
+
+def shard_problem(path: Path, file: ShardFile) -> str | None:
+    """Say what a glance tells is wrong with a shard's file, or give ``None``."""
+    try:
+        size = (path / file.file).stat().st_size
+    except FileNotFoundError:
+        return "is missing"
+    return None if size == file.bytes else f"has {size} bytes, not {file.bytes}"
+
+
+def discard_untrusted(
+    path: Path, header: CacheHeader, store: ArrayStore
+) -> tuple[dict[tuple[RowSpace, int], LedgerEntry], tuple[str, ...]]:
+    """Remove whatever a resumed cache cannot build on.
+
+    Returns:
+        The finished shards that remain, and one line for each thing removed.
+    """
+    ledger = load_ledger(path, header)
+    lines = [str(error) for error in ledger.problems.values()]
+    doubtful = list(ledger.problems)
+    entries = {}
+    for (space, shard), entry in ledger.entries.items():
+        problems = [(file.file, shard_problem(path, file)) for file in entry.arrays.values()]
+        found = [f"{name} {problem}" for name, problem in problems if problem]
+        if found:
+            lines.append(f"{space} shard {shard} is written again: {', '.join(found)}")
+            doubtful.append(entry_path(path, space, shard))
+        else:
+            entries[space, shard] = entry
+    for file in doubtful:
+        file.unlink()
+    for array in header.spec.arrays:
+        for shard in store.stored_shards(array):
+            if (array.rows, shard) in entries:
+                names = store.remove_leftovers(array, shard)
+                lines.extend(f"{name}: leftover of a stopped writer" for name in names)
+            else:
+                store.remove_shard(array, shard)
+                lines.append(f"{store.shard_file(array, shard)}: not in the ledger")
+    return entries, tuple(lines)

@@ -1,0 +1,169 @@
+"""Names in a cache folder, and its two marker files.
+
+``cache.json`` (the header) is written first: it says what the cache is going to be.
+``complete.json`` is written last: it says that every shard is there, and their common digest.
+All paths inside a cache are relative, so the folder can be moved and renamed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cache.durable import canonical_json, sha256_of_bytes, write_durably
+from cache.errors import CacheCorruptError, CacheMissingError, CacheStaleError
+from cache.schema import ROW_SPACES, SCHEMA_VERSION, CacheSpec, RowSpace
+
+__all__ = [
+    "ARRAYS_FOLDER",
+    "COMPLETE_NAME",
+    "HEADER_NAME",
+    "LEDGER_FOLDER",
+    "STATISTICS_NAME",
+    "CacheHeader",
+    "CompleteMark",
+    "read_complete_mark",
+    "read_header",
+    "write_complete_mark",
+    "write_header",
+]
+
+HEADER_NAME = "cache.json"
+COMPLETE_NAME = "complete.json"
+STATISTICS_NAME = "statistics.json"
+ARRAYS_FOLDER = "arrays"
+LEDGER_FOLDER = "ledger"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheHeader:
+    """What ``cache.json`` says.
+
+    Attributes:
+        spec: identity of the cache.
+        counts: rows of each row space.
+        index_sha256: digest of the index's values.
+        index_files: index file name → ``{"bytes", "sha256"}``.
+    """
+
+    spec: CacheSpec
+    counts: Mapping[RowSpace, int]
+    index_sha256: str
+    index_files: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompleteMark:
+    """What ``complete.json`` says.
+
+    Attributes:
+        cache_digest: content identity of the finished cache.
+        statistics_sha256: digest of ``statistics.json``.
+    """
+
+    cache_digest: str
+    statistics_sha256: str
+
+
+def write_header(path: Path, header: CacheHeader) -> None:
+    """Write ``cache.json`` of the cache at ``path``."""
+    record = {
+        "schema_version": header.spec.schema_version,
+        "fingerprint": header.spec.fingerprint(),
+        "spec": header.spec.model_dump(mode="json"),
+        "counts": dict(header.counts),
+        "index_sha256": header.index_sha256,
+        "index_files": {name: dict(value) for name, value in header.index_files.items()},
+    }
+    _write_checked(path / HEADER_NAME, record)
+
+
+def read_header(path: Path) -> CacheHeader:
+    """Read and check ``cache.json``.
+
+    Raises:
+        CacheMissingError: there is no cache at ``path``.
+        CacheStaleError: it was written by a newer version of this package.
+        CacheCorruptError: the file is damaged.
+    """
+    file = path / HEADER_NAME
+    if not file.is_file():
+        raise CacheMissingError(
+            f"{path}: no cache here ({HEADER_NAME} is missing). "
+            f"Make one: efficient-medsam2 precompute --set cache.path={path}"
+        )
+    record = _read_json(file)
+    version = record.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise CacheStaleError(
+            f"{path}: schema_version is {version}, this installation reads up to "
+            f"{SCHEMA_VERSION}. Update it: pip install --upgrade efficient-medsam2"
+        )
+    _check_digest(file, record)
+    try:
+        header = CacheHeader(
+            spec=CacheSpec.model_validate(record["spec"]),
+            counts={space: int(record["counts"][space]) for space in ROW_SPACES},
+            index_sha256=record["index_sha256"],
+            index_files=record["index_files"],
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        raise _damaged(file, str(error)) from error
+    if header.spec.fingerprint() != record["fingerprint"]:
+        raise _damaged(file, "its fingerprint is not that of its spec")
+    return header
+
+
+def write_complete_mark(path: Path, mark: CompleteMark) -> None:
+    """Write ``complete.json`` of the cache at ``path``."""
+    record = {"cache_digest": mark.cache_digest, "statistics_sha256": mark.statistics_sha256}
+    _write_checked(path / COMPLETE_NAME, record)
+
+
+def read_complete_mark(path: Path) -> CompleteMark | None:
+    """Read ``complete.json``, or give ``None`` where there is none.
+
+    Raises:
+        CacheCorruptError: the file is damaged.
+    """
+    file = path / COMPLETE_NAME
+    if not file.is_file():
+        return None
+    record = _read_json(file)
+    _check_digest(file, record)
+    return CompleteMark(
+        cache_digest=record["cache_digest"], statistics_sha256=record["statistics_sha256"]
+    )
+
+
+def _write_checked(file: Path, record: dict[str, Any]) -> None:
+    digest = sha256_of_bytes(canonical_json(record))
+    write_durably(file, json.dumps({**record, "sha256": digest}, indent=2).encode() + b"\n")
+
+
+def _check_digest(file: Path, record: dict[str, Any]) -> None:
+    rest = {key: value for key, value in record.items() if key != "sha256"}
+    if sha256_of_bytes(canonical_json(rest)) != record.get("sha256"):
+        raise _damaged(file, "its content does not fit its own SHA-256")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise _damaged(file, f"it is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise _damaged(file, "it is not a JSON object")
+    return record
+
+
+def _damaged(file: Path, reason: str) -> CacheCorruptError:
+    mend = (
+        "Replace the cache: efficient-medsam2 run --only precompute --force precompute"
+        if file.name == HEADER_NAME
+        else f"Delete the file, then: efficient-medsam2 precompute --set cache.path={file.parent}"
+    )
+    return CacheCorruptError(f"{file} is damaged: {reason}. {mend}")

@@ -1,0 +1,76 @@
+"""How much room a cache needs, before anything is written."""
+
+import errno
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from cache.errors import CacheSpaceError
+from cache.schema import ArraySpec, CacheSpec, RowSpace
+
+__all__ = ["check_room", "required_bytes", "shard_bytes", "space_errors"]
+
+_RESERVE_BYTES = 1 << 20  # ledger entries, folders, rounding to blocks
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def required_bytes(spec: CacheSpec, counts: Mapping[RowSpace, int]) -> dict[str, int]:
+    """Give the exact bytes of each array's shard files, and their sum as ``total``.
+
+    The index (under 100 bytes a row) and the ledger (a few kilobytes a shard) come on top.
+
+    Args:
+        spec: the planned cache.
+        counts: planned rows of each row space.
+    """
+    sizes = {array.name: _array_bytes(spec, array, counts[array.rows]) for array in spec.arrays}
+    return {**sizes, "total": sum(sizes.values())}
+
+
+def _array_bytes(spec: CacheSpec, array: ArraySpec, rows: int) -> int:
+    return sum(
+        spec.shard_file_bytes(array, len(spec.shard_rows(shard, rows)))
+        for shard in range(spec.shard_count(rows))
+    )
+
+
+def shard_bytes(spec: CacheSpec, counts: Mapping[RowSpace, int], space: RowSpace, k: int) -> int:
+    """Give the exact bytes of one shard over all arrays of its space."""
+    rows = len(spec.shard_rows(k, counts[space]))
+    return sum(spec.shard_file_bytes(array, rows) for array in spec.arrays_of(space))
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Refuse to start writing ``needed`` bytes where they do not fit.
+
+    Raises:
+        CacheSpaceError: the file system of ``path`` has less room.
+    """
+    free = _free_bytes(path)
+    if free < needed + _RESERVE_BYTES:
+        raise _no_room(path, needed, free, "not enough free disk")
+
+
+@contextmanager
+def space_errors(path: Path, needed: int) -> Iterator[None]:
+    """Turn "disk full", "quota exceeded" and "file too large" into a ``CacheSpaceError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        reason = error.strerror or "no space left"
+        raise _no_room(path, needed, _free_bytes(path), reason) from error
+
+
+def _free_bytes(path: Path) -> int:
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _no_room(path: Path, needed: int, free: int, reason: str) -> CacheSpaceError:
+    return CacheSpaceError(
+        f"{path}: {reason}: {needed:,} bytes needed, {free:,} free. Finished shards are kept. "
+        f"Make room, then go on: efficient-medsam2 precompute --set cache.path={path}"
+    )

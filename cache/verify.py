@@ -1,0 +1,247 @@
+"""Checking a whole cache against its ledger.
+
+Reading checks sizes and row checksums on the way. This checks every byte's SHA-256, which also
+finds shards that were swapped or copied from another cache.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.creation import open_store, shard_problem
+from cache.durable import sha256_of_file
+from cache.errors import CacheCorruptError
+from cache.index_files import INDEX_FOLDER, index_file_problem, read_index
+from cache.info import CacheInfo, describe
+from cache.layout import (
+    COMPLETE_NAME,
+    STATISTICS_NAME,
+    CacheHeader,
+    read_complete_mark,
+    read_header,
+)
+from cache.ledger import Ledger, LedgerEntry, cache_digest, entry_path, load_ledger
+from cache.lock import FolderLock
+from cache.schema import ROW_SPACES, RowSpace
+
+__all__ = ["BadPart", "CacheInfo", "VerifyReport", "describe", "discard_bad", "verify"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadPart:
+    """Something in a cache that is not as it was written.
+
+    Attributes:
+        space: ``slices``, ``prompts``, ``tracks``; or ``index``, ``ledger``, ``arrays``, ``cache``.
+        shard: number of the shard, ``None`` where the part is not a shard's.
+        array: name of the array or file.
+        reason: what is wrong.
+    """
+
+    space: str
+    shard: int | None
+    array: str
+    reason: str
+
+    def __str__(self) -> str:
+        shard = "" if self.shard is None else f" shard {self.shard}"
+        return f"{self.space}{shard}, {self.array}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """Result of ``verify``.
+
+    Attributes:
+        checked: shard files whose every byte was compared.
+        total: shard files in the ledger.
+        missing: row space → shards that are not written; no damage while a cache is unfinished.
+        bad: what is wrong, in order of place.
+    """
+
+    checked: int
+    total: int
+    missing: Mapping[RowSpace, int]
+    bad: tuple[BadPart, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing wrong was found."""
+        return not self.bad
+
+    def raise_if_bad(self, path: Path) -> None:
+        """Turn findings into an error.
+
+        Raises:
+            CacheCorruptError: something is bad; names the first parts and the mend.
+        """
+        if self.bad:
+            first = "; ".join(str(part) for part in self.bad[:3])
+            raise CacheCorruptError(
+                f"{path}: {len(self.bad)} bad parts: {first}. Drop them and write them again: "
+                f"efficient-medsam2 cache verify --repair {path}, then efficient-medsam2 "
+                f"precompute --set cache.path={path}"
+            )
+
+
+def verify(
+    path: Path,
+    *,
+    sample: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> VerifyReport:
+    """Check a cache; changes nothing.
+
+    Header, index, ledger, array metadata, statistics and the presence and size of every shard
+    file are always checked; file contents of all shards, or of a sample.
+
+    Args:
+        path: the cache folder.
+        sample: share of the shards, 0 to 1, whose bytes are compared; all where ``None``.
+        progress: called with (files checked, files to check).
+
+    Raises:
+        CacheMissingError: there is no cache.
+        CacheStaleError: it was written by a newer version.
+        CacheCorruptError: ``cache.json`` itself is damaged.
+        ValueError: ``sample`` is not a share.
+    """
+    if sample is not None and not 0 < sample <= 1:
+        raise ValueError(f"sample is a share above 0 and up to 1, not {sample}")
+    header = read_header(path)
+    ledger = load_ledger(path, header)
+    missing = {
+        space: header.spec.shard_count(header.counts[space])
+        - sum(of == space for of, _ in ledger.entries)
+        for space in ROW_SPACES
+    }
+    bad = [
+        *_bad_index(path, header),
+        *_bad_metadata(path, header),
+        *(
+            BadPart(space="ledger", shard=None, array=file.name, reason=str(error))
+            for file, error in ledger.problems.items()
+        ),
+        *_bad_completion(path, header, ledger),
+    ]
+    entries = [ledger.entries[key] for key in sorted(ledger.entries)]
+    hashed = _sample(entries, sample)
+    hashed_keys = {(entry.space, entry.shard) for entry in hashed}
+    to_check = sum(len(entry.arrays) for entry in hashed)
+    checked = 0
+    for entry in entries:
+        thorough = (entry.space, entry.shard) in hashed_keys
+        for array, file in entry.arrays.items():
+            reason = shard_problem(path, file)
+            if reason is None and thorough and sha256_of_file(path / file.file) != file.sha256:
+                reason = "has other bytes than were written (SHA-256 differs)"
+            if reason:
+                bad.append(
+                    BadPart(space=entry.space, shard=entry.shard, array=array, reason=reason)
+                )
+            if thorough:
+                checked += 1
+                if progress:
+                    progress(checked, to_check)
+    return VerifyReport(
+        checked=checked,
+        total=sum(len(entry.arrays) for entry in entries),
+        missing=missing,
+        bad=tuple(bad),
+    )
+
+
+def _sample(entries: list[LedgerEntry], share: float | None) -> list[LedgerEntry]:
+    if share is None or not entries:
+        return entries
+    # Another sample each time, so that repeated checks come to see everything.
+    return random.SystemRandom().sample(entries, math.ceil(share * len(entries)))
+
+
+def _bad_index(path: Path, header: CacheHeader) -> list[BadPart]:
+    folder = path / INDEX_FOLDER
+    problems = {
+        name: index_file_problem(folder, name, record)
+        for name, record in header.index_files.items()
+    }
+    bad = [
+        BadPart(space="index", shard=None, array=name, reason=problem)
+        for name, problem in problems.items()
+        if problem
+    ]
+    if not bad:
+        index = read_index(folder, header.index_files)
+        if index.content_sha256 != header.index_sha256 or index.counts() != header.counts:
+            reason = "rows differ from those that cache.json announces"
+            bad.append(BadPart(space="index", shard=None, array="all", reason=reason))
+    return bad
+
+
+def _bad_metadata(path: Path, header: CacheHeader) -> list[BadPart]:
+    store = open_store(path, header)
+    problems = {array.name: store.problem(array) for array in header.spec.arrays}
+    return [
+        BadPart(space="arrays", shard=None, array=name, reason=problem)
+        for name, problem in problems.items()
+        if problem
+    ]
+
+
+def _bad_completion(path: Path, header: CacheHeader, ledger: Ledger) -> list[BadPart]:
+    def part(name: str, reason: str) -> list[BadPart]:
+        return [BadPart(space="cache", shard=None, array=name, reason=reason)]
+
+    try:
+        mark = read_complete_mark(path)
+    except CacheCorruptError as error:
+        return part(COMPLETE_NAME, str(error))
+    if mark is None:
+        return []
+    bad = []
+    for space in ROW_SPACES:
+        shards = range(header.spec.shard_count(header.counts[space]))
+        absent = [k for k in shards if (space, k) not in ledger.entries]
+        bad += [
+            BadPart(space=space, shard=k, array="all", reason="has no usable ledger entry")
+            for k in absent
+        ]
+    if not bad and mark.cache_digest != cache_digest(header, ledger.entries):
+        bad += part(COMPLETE_NAME, "the ledger is not the one that the cache was finished with")
+    file = path / STATISTICS_NAME
+    if not file.is_file() or sha256_of_file(file) != mark.statistics_sha256:
+        bad += part(STATISTICS_NAME, "is missing or has other bytes than were written")
+    return bad
+
+
+def discard_bad(path: Path, report: VerifyReport) -> tuple[str, ...]:
+    """Take bad shards out of the ledger, so that the next ``precompute`` writes them again.
+
+    Index files, array metadata, statistics and ledger entries need nothing: the next writer
+    mends them by itself.
+
+    Args:
+        path: the cache folder.
+        report: what ``verify`` found in it.
+
+    Returns:
+        One line for each shard that was taken out.
+
+    Raises:
+        CacheLockedError: a writer is at work.
+    """
+    if report.ok:
+        return ()
+    lock = FolderLock(path)
+    try:
+        (path / COMPLETE_NAME).unlink(missing_ok=True)
+        lines = []
+        for space in ROW_SPACES:
+            shards = {part.shard for part in report.bad if part.space == space}
+            for shard in sorted(shard for shard in shards if shard is not None):
+                entry_path(path, space, shard).unlink(missing_ok=True)
+                lines.append(f"{space} shard {shard} will be written again")
+    finally:
+        lock.release()
+    return tuple(lines)

@@ -1,0 +1,1 @@
+"""Distil MedSAM2 into small promptable 3D segmentation models."""

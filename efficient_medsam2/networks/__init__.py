@@ -1,0 +1,1 @@
+"""Networks: the slice runner, the small and official SAM 2 shapes, students, model folders."""

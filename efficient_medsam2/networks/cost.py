@@ -1,0 +1,56 @@
+"""What a network costs: parameters and floating-point operations of one slice."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from efficient_medsam2.networks.records import boxes_to_prompts
+from efficient_medsam2.networks.runner import SliceRunner
+
+__all__ = ["NetworkCost", "measure_cost"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkCost:
+    """Cost of one network; FLOP = 2 x MAC.
+
+    Attributes:
+        params: number of parameters.
+        prompted_gflop: encoder + prompt encoder + mask decoder + memory encoder of one slice.
+        tracked_gflop: encoder + memory attention with a full bank + decoder + memory encoder.
+    """
+
+    params: int
+    prompted_gflop: float
+    tracked_gflop: float
+
+
+def measure_cost(runner: SliceRunner) -> NetworkCost:
+    """Count by running one row through the network (torch's own FLOP counter)."""
+    size = runner.image_size
+    device = next(runner.model.parameters()).device
+    pixels = torch.zeros(1, 3, size, size, device=device)
+    prompts = boxes_to_prompts(torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * size)
+    slices = int(runner.model.num_maskmem)
+    # Gradients stay on: the counter's module hooks trip over parameters that pass through no_grad.
+    with FlopCounterMode(display=False) as prompted:
+        features = runner.encode(pixels)
+        record = runner.prompted(features, prompts)
+        entry = runner.remember(features, record, position=0, prompted=True)
+    bank = [entry]
+    bank += [
+        runner.remember(features, record, position=position, prompted=False)
+        for position in range(1, slices)
+    ]
+    with FlopCounterMode(display=False) as tracked:
+        features = runner.encode(pixels)
+        record = runner.tracked(
+            features, bank, position=slices, reverse=False, num_frames=slices + 1
+        )
+        runner.remember(features, record, position=slices, prompted=False)
+    return NetworkCost(
+        params=sum(parameter.numel() for parameter in runner.model.parameters()),
+        prompted_gflop=prompted.get_total_flops() / 1e9,
+        tracked_gflop=tracked.get_total_flops() / 1e9,
+    )

@@ -1,0 +1,152 @@
+"""SAM 2 networks with a Hiera image encoder: the official sizes and a small one for laptops."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
+from transformers.models.sam2_video.configuration_sam2_video import (
+    Sam2VideoMaskDecoderConfig,
+    Sam2VideoPromptEncoderConfig,
+)
+
+__all__ = [
+    "SAM2_SIZES",
+    "SMALL_NET_FRAMES",
+    "SmallNetConfig",
+    "new_model",
+    "official_config",
+    "small_config",
+]
+
+SAM2_SIZES: dict[str, dict[str, Any]] = {
+    "t": {
+        "hidden_size": 96,
+        "blocks_per_stage": [1, 2, 7, 2],
+        "embed_dim_per_stage": [96, 192, 384, 768],
+        "num_attention_heads": 1,
+        "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "window_size_per_stage": [8, 4, 14, 7],
+        "global_attention_blocks": [5, 7, 9],
+        "window_positional_embedding_background_size": [7, 7],
+    },
+}
+"""Hiera trunks of SAM 2.1 by size letter (facebookresearch/sam2, ``sam2.1_hiera_*.yaml``)."""
+
+
+SMALL_NET_FRAMES = 8
+"""Object pointers that a small network looks back to, and the frames its time code assumes."""
+
+
+class SmallNetConfig(BaseModel):
+    """A small SAM 2 network that a CPU can train.
+
+    Attributes:
+        image_size: input side in pixels, a multiple of 32.
+        hidden_size: width of the neck, prompt encoder, decoder and memory attention.
+        embed_dims: width of each Hiera stage.
+        blocks: blocks of each Hiera stage.
+        memory_layers: layers of the memory attention.
+        memory_slices: prompted slice + remembered slices that the memory attention sees.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = 128
+    hidden_size: int = 128
+    embed_dims: tuple[int, int, int, int] = (48, 96, 192, 384)
+    blocks: tuple[int, int, int, int] = (1, 2, 3, 1)
+    memory_layers: int = 2
+    memory_slices: int = 4
+
+
+def level_sizes(image_size: int) -> list[list[int]]:
+    """Sides of the s4, s8 and s16 grids."""
+    return [[image_size // stride] * 2 for stride in (4, 8, 16)]
+
+
+def attention_window(side: int) -> int:
+    """The largest even window (for pooling between stages) up to 10 that tiles a grid exactly."""
+    fitting = [window for window in range(2, 11, 2) if side % window == 0]
+    return max(fitting) if fitting else side
+
+
+def official_config(size: str = "t", image_size: int = 512) -> Sam2VideoConfig:
+    """The configuration of SAM 2.1 at one size; ``t`` at 512 is MedSAM2."""
+    trunk = Sam2HieraDetConfig(image_size=[image_size, image_size], **SAM2_SIZES[size])
+    vision = Sam2VisionConfig(
+        backbone_config=trunk,
+        backbone_channel_list=trunk.embed_dim_per_stage[::-1],
+        backbone_feature_sizes=level_sizes(image_size),
+    )
+    return Sam2VideoConfig(
+        vision_config=vision,
+        prompt_encoder_config=Sam2VideoPromptEncoderConfig(image_size=image_size),
+        image_size=image_size,
+        memory_attention_rope_feat_sizes=[image_size // 16] * 2,
+    )
+
+
+def small_config(config: SmallNetConfig) -> Sam2VideoConfig:
+    """The transformers configuration of a small network: same modules, fewer numbers."""
+    size, hidden = config.image_size, config.hidden_size
+    heads = [max(dim // 48, 1) for dim in config.embed_dims]
+    first_global = sum(config.blocks[:2]) + 1
+    trunk = Sam2HieraDetConfig(
+        hidden_size=config.embed_dims[0],
+        image_size=[size, size],
+        blocks_per_stage=list(config.blocks),
+        embed_dim_per_stage=list(config.embed_dims),
+        num_attention_heads=heads[0],
+        num_attention_heads_per_stage=heads,
+        window_size_per_stage=[attention_window(size // stride) for stride in (4, 8, 16, 32)],
+        global_attention_blocks=list(range(first_global, sum(config.blocks[:3]))),
+        window_positional_embedding_background_size=[7, 7],
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=trunk,
+        backbone_channel_list=list(config.embed_dims)[::-1],
+        backbone_feature_sizes=level_sizes(size),
+        fpn_hidden_size=hidden,
+    )
+    return Sam2VideoConfig(
+        vision_config=vision,
+        prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=hidden, image_size=size),
+        mask_decoder_config=Sam2VideoMaskDecoderConfig(
+            hidden_size=hidden,
+            mlp_dim=4 * hidden,
+            num_attention_heads=max(hidden // 32, 1),
+            iou_head_hidden_dim=hidden,
+            dynamic_multimask_via_stability=False,
+        ),
+        image_size=size,
+        num_maskmem=config.memory_slices,
+        max_object_pointers_in_encoder=SMALL_NET_FRAMES,
+        multimask_output_in_sam=False,
+        memory_attention_hidden_size=hidden,
+        memory_attention_num_layers=config.memory_layers,
+        memory_attention_feed_forward_hidden_size=4 * hidden,
+        memory_attention_rope_feat_sizes=[size // 16] * 2,
+        memory_attention_dropout=0.0,
+        memory_attention_rope_dropout=0.0,
+        memory_encoder_hidden_size=hidden,
+        mask_downsampler_embed_dim=hidden,
+        memory_fuser_embed_dim=hidden,
+        memory_fuser_intermediate_dim=4 * hidden,
+    )
+
+
+def new_model(config: Sam2VideoConfig) -> Sam2VideoModel:
+    """A fresh network with the initialisation that transformers leaves undone.
+
+    transformers draws the two Gaussian position buffers independently, so prompts and image
+    would speak different coordinates, and zeroes the memory fuser's layer scale, so it would
+    never learn fast. Both are set here.
+    """
+    model = Sam2VideoModel(config)
+    image = model.shared_image_embedding.positional_embedding
+    model.prompt_encoder.shared_embedding.positional_embedding.data.copy_(image.data)
+    for layer in model.memory_encoder.memory_fuser.layers:
+        layer.scale.data.fill_(0.1)
+    # An object is taken to be there until learned otherwise; else every memory starts empty.
+    model.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(2.0)
+    return model

@@ -1,0 +1,116 @@
+"""A model on disk: ``config.json`` + ``model.safetensors`` + ``runner.json`` in one folder.
+
+The first two are transformers' own layout, so ``Sam2VideoModel.from_pretrained`` reads the folder
+without this package; ``runner.json`` keeps the deployment switches and where the model came from.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import Sam2VideoConfig, Sam2VideoModel
+
+from efficient_medsam2.errors import WeightsError
+from efficient_medsam2.networks.runner import RunnerOptions, SliceRunner
+
+__all__ = ["MODEL_FILES", "load_runner", "load_weights", "read_model_config", "save_model"]
+
+MODEL_FILES = ("config.json", "model.safetensors", "runner.json")
+"""The files of a model folder."""
+
+
+def save_model(
+    runner: SliceRunner,
+    folder: Path,
+    *,
+    origin: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> tuple[str, ...]:
+    """Write a model folder; each file appears whole or not at all.
+
+    Args:
+        runner: the network and its switches.
+        folder: created where it is missing.
+        origin: how the model was made (JSON values), kept in ``runner.json``.
+        dtype: of the stored weights.
+
+    Returns:
+        The names of the files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: (value.detach().to("cpu", dtype) if value.is_floating_point() else value.cpu())
+        .contiguous()
+        .clone()
+        for name, value in runner.model.state_dict().items()
+    }
+    weights = folder / "model.safetensors.tmp"
+    weights.write_bytes(save(state, metadata={"format": "pt"}))
+    weights.replace(folder / "model.safetensors")
+    _write_json(folder / "config.json", runner.config.to_dict())
+    _write_json(folder / "runner.json", {"options": asdict(runner.options), "origin": dict(origin)})
+    return MODEL_FILES
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    partial = path.with_suffix(".json.tmp")
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+    partial.replace(path)
+
+
+def read_model_config(folder: Path) -> tuple[Sam2VideoConfig, RunnerOptions, dict[str, Any]]:
+    """Configuration, switches and origin of a model folder.
+
+    Raises:
+        WeightsError: a file of the folder is missing or not readable.
+    """
+    for name in MODEL_FILES:
+        if not (folder / name).is_file():
+            raise WeightsError(
+                f"{folder} is no model folder: {name} is missing. "
+                "Rerun the stage that makes it: efficient-medsam2 status -c CONFIG names it"
+            )
+    try:
+        runner = json.loads((folder / "runner.json").read_text())
+        config = Sam2VideoConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    except (json.JSONDecodeError, KeyError) as error:
+        raise WeightsError(f"{folder}: its configuration is damaged: {error}") from error
+    return config, RunnerOptions(**runner["options"]), dict(runner["origin"])
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """The state dict of a model folder, in float32 on the CPU.
+
+    Raises:
+        WeightsError: the file is missing or damaged.
+    """
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+    return {
+        name: value.float() if value.is_floating_point() else value for name, value in state.items()
+    }
+
+
+def load_runner(folder: Path) -> SliceRunner:
+    """A model folder → a runner in ``eval`` mode on the CPU.
+
+    Raises:
+        WeightsError: the folder is incomplete or its weights are of another architecture.
+    """
+    config, options, _ = read_model_config(folder)
+    with torch.random.fork_rng(devices=[]):
+        model = Sam2VideoModel(config)
+    try:
+        model.load_state_dict(load_weights(folder))
+    except RuntimeError as error:
+        raise WeightsError(f"{folder}: weights and configuration disagree: {error}") from error
+    return SliceRunner(model.eval(), options)

@@ -1,0 +1,173 @@
+"""Students: a timm backbone + FPN neck in the teacher's frame, with a slim memory attention."""
+
+import re
+from collections.abc import Mapping
+
+import timm
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from transformers import EdgeTamVisionConfig, Sam2VideoConfig, Sam2VideoModel, TimmWrapperConfig
+
+from efficient_medsam2.errors import NetworkConfigError
+from efficient_medsam2.networks.hiera import level_sizes, new_model
+
+__all__ = ["FITTING_BACKBONES", "StudentConfig", "build_student"]
+
+FITTING_BACKBONES = (
+    "repvit_m0_9",
+    "repvit_m1_1",
+    "repvit_m2_3",
+    "mobilenetv3_small_100",
+    "mobilenetv3_large_100",
+    "mobilenetv4_conv_small",
+    "mobilenetv2_100",
+    "efficientnet_b0",
+    "efficientvit_b1",
+    "efficientvit_l1",
+    "tiny_vit_5m_224",
+    "tiny_vit_21m_224",
+)
+"""timm backbones that give strides 4, 8, 16 and 32 and are known to work here."""
+
+
+class StudentConfig(BaseModel):
+    """A student network.
+
+    Attributes:
+        backbone: any timm model whose ``features_only`` form gives strides 4, 8 and 16.
+        pretrained: load timm's ImageNet weights (downloads them once).
+        memory_layers: layers of the memory attention; copied from the teacher's first ones.
+        memory_slices: prompted slice + remembered slices that the memory attention sees.
+        top_down_levels: pyramid levels (0 = stride 4) that receive the coarser level's features.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str = "mobilenetv3_small_100"
+    pretrained: bool = False
+    memory_layers: int = Field(default=1, ge=1)
+    memory_slices: int = Field(default=3, ge=1)
+    top_down_levels: tuple[int, ...] = (0, 1, 2)
+
+
+def backbone_levels(name: str) -> tuple[list[int], list[int]]:
+    """Output indices and channels of the levels at strides 4, 8, 16 (and 32).
+
+    Raises:
+        NetworkConfigError: the name is unknown to timm or its strides do not fit.
+    """
+    works = ", ".join(FITTING_BACKBONES)
+    try:
+        probe = timm.create_model(name, features_only=True, pretrained=False)
+    except (RuntimeError, AttributeError, ValueError) as error:
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:6])
+        hint = f" (timm has: {near})" if near else ""
+        raise NetworkConfigError(
+            f"student.backbone={name!r}: timm cannot build it with features_only{hint}: {error}\n"
+            f"Backbones that work: {works}. Example: --set student.backbone=repvit_m0_9"
+        ) from error
+    reductions = list(probe.feature_info.reduction())
+    if not {4, 8, 16} <= set(reductions):
+        raise NetworkConfigError(
+            f"student.backbone={name!r} gives strides {reductions}; a student needs 4, 8 and 16.\n"
+            f"Backbones that work: {works}. Example: --set student.backbone=repvit_m0_9"
+        )
+    wanted = [stride for stride in (4, 8, 16, 32) if stride in reductions]
+    last = {stride: index for index, stride in enumerate(reductions)}
+    indices = [last[stride] for stride in wanted]
+    channels = [int(probe.feature_info.channels()[index]) for index in indices]
+    return indices, channels
+
+
+def student_config(config: StudentConfig, teacher: Sam2VideoConfig) -> Sam2VideoConfig:
+    """The teacher's configuration with another image encoder and a slimmer memory."""
+    indices, channels = backbone_levels(config.backbone)
+    size = int(teacher.image_size)
+    coarsest = len(indices) - 1
+    vision = EdgeTamVisionConfig(
+        backbone_config=TimmWrapperConfig(
+            architecture=config.backbone,
+            model_args={"in_chans": 3, "features_only": True, "out_indices": indices},
+        ),
+        backbone_channel_list=channels[::-1],
+        backbone_feature_sizes=level_sizes(size),
+        fpn_hidden_size=teacher.vision_config.fpn_hidden_size,
+        fpn_top_down_levels=[*config.top_down_levels, coarsest],
+    )
+    values = teacher.to_dict()
+    for owner in ("model_type", "transformers_version", "architectures", "dtype"):
+        values.pop(owner, None)
+    values |= {
+        "vision_config": vision.to_dict(),
+        "num_maskmem": config.memory_slices,
+        "memory_attention_num_layers": config.memory_layers,
+        "memory_attention_dropout": 0.0,
+        "memory_attention_rope_dropout": 0.0,
+    }
+    return Sam2VideoConfig(**values)
+
+
+def build_student(
+    config: StudentConfig,
+    teacher: Sam2VideoConfig,
+    teacher_state: Mapping[str, Tensor],
+    *,
+    seed: int,
+) -> Sam2VideoModel:
+    """A student with timm's backbone and the teacher's other modules copied.
+
+    Copied: prompt encoder, mask decoder (with the 1x1 convolutions on s4 and s8), memory encoder,
+    object pointer, all embeddings, and the first layers of the memory attention.
+
+    Args:
+        config: of the student.
+        teacher: the teacher's configuration.
+        teacher_state: the teacher's weights; those of its image encoder are not read.
+        seed: of the initialisation; the global random state is left as it was.
+
+    Raises:
+        NetworkConfigError: the backbone does not fit, or the teacher has fewer memory layers.
+    """
+    if config.memory_layers > teacher.memory_attention_num_layers:
+        raise NetworkConfigError(
+            f"student.memory_layers={config.memory_layers} but the teacher has "
+            f"{teacher.memory_attention_num_layers}; use --set student.memory_layers="
+            f"{teacher.memory_attention_num_layers} or less"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net_config = student_config(config, teacher)
+        student = new_model(net_config)
+        # transformers overwrites timm's own initialisation with N(0, 0.02).
+        arguments = net_config.vision_config.backbone_config.model_args
+        fresh = timm.create_model(config.backbone, pretrained=config.pretrained, **arguments)
+    student.vision_encoder.backbone.timm_model.load_state_dict(fresh.state_dict())
+    for convolution in student.vision_encoder.neck.convs:
+        torch.nn.init.zeros_(convolution.bias)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            torch.nn.init.xavier_uniform_(convolution.weight)
+    _copy_teacher(student, teacher_state)
+    return student
+
+
+def _copy_teacher(student: Sam2VideoModel, teacher_state: Mapping[str, Tensor]) -> None:
+    """Copy every module that the student shares with the teacher."""
+    own = student.state_dict()
+    copied: dict[str, Tensor] = {}
+    for name, value in own.items():
+        if name.startswith("vision_encoder."):
+            continue
+        source = teacher_state[name]
+        if name == "memory_temporal_positional_encoding":
+            # Codes of the nearest slices, then the code of the prompted slice, which is last.
+            source = torch.cat([source[: value.shape[0] - 1], source[-1:]])
+        if source.shape != value.shape:
+            raise NetworkConfigError(
+                f"teacher and student differ in {name}: {tuple(source.shape)} and "
+                f"{tuple(value.shape)}"
+            )
+        copied[name] = source.to(value.dtype)
+    missing = student.load_state_dict(copied, strict=False).missing_keys
+    assert all(re.match(r"vision_encoder\.", name) for name in missing)

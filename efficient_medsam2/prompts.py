@@ -1,0 +1,127 @@
+"""Prompts made from masks: boxes with jitter and points, as a user would give them.
+
+Pixels are those of the network input; a box is (x0, y0, x1, y1) with x1 and y1 the last pixel of
+the object, as in the CVPR24 challenge files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from efficient_medsam2.networks.records import IGNORED_LABEL, Prompts
+
+__all__ = [
+    "SampledPrompt",
+    "box_of",
+    "error_point",
+    "inside_point",
+    "jittered_box",
+    "sample_prompt",
+    "stack_prompts",
+]
+
+MAXIMUM_JITTER_PIXELS = 20.0
+"""MedSAM2 draws box noise from U(±min(0.1 * side, 20 px)) at 512 px."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledPrompt:
+    """One prompt.
+
+    Attributes:
+        kind: ``box`` or ``point``.
+        points_N2: (N, 2) float32 as (x, y).
+        labels_N: (N,) int64: 1 foreground, 0 background, 2 and 3 box corners.
+    """
+
+    kind: str
+    points_N2: np.ndarray
+    labels_N: np.ndarray
+
+
+def box_of(mask_HW: np.ndarray) -> np.ndarray:
+    """Tight box (4,) float32 of a mask.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    rows = np.flatnonzero(mask_HW.any(axis=1))
+    columns = np.flatnonzero(mask_HW.any(axis=0))
+    if rows.size == 0:
+        raise ValueError("an empty mask has no box")
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
+
+
+def jittered_box(
+    box: np.ndarray, generator: np.random.Generator, *, size: int, fraction: float = 0.1
+) -> np.ndarray:
+    """Move each corner by U(±min(fraction * side, 20 px * size / 512)), clipped to the image."""
+    sides = np.array([box[2] - box[0], box[3] - box[1]] * 2, dtype=np.float32) + 1
+    reach = np.minimum(fraction * sides, MAXIMUM_JITTER_PIXELS * size / 512)
+    moved = box + generator.uniform(-1, 1, 4).astype(np.float32) * reach
+    low, high = np.minimum(moved[:2], moved[2:]), np.maximum(moved[:2], moved[2:])
+    clipped: np.ndarray = np.clip(np.concatenate([low, high]), 0, size - 1)
+    return clipped.astype(np.float32)
+
+
+def inside_point(mask_HW: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A random point (2,) as (x, y) inside a mask, farther from its edge than the median pixel."""
+    distance = ndimage.distance_transform_edt(np.pad(mask_HW, 1))[1:-1, 1:-1]
+    inside = distance > 0
+    rows, columns = np.nonzero(distance >= np.median(distance[inside]))
+    pick = generator.integers(rows.size)
+    return np.array([columns[pick], rows[pick]], dtype=np.float32)
+
+
+def error_point(
+    predicted_HW: np.ndarray, truth_HW: np.ndarray, generator: np.random.Generator
+) -> tuple[np.ndarray, int]:
+    """A corrective click: a point in the larger error region and its label (1 missed, 0 false).
+
+    Where the prediction is exact the point is a plain foreground one.
+    """
+    missed, false = truth_HW & ~predicted_HW, predicted_HW & ~truth_HW
+    if not missed.any() and not false.any():
+        return inside_point(truth_HW, generator), 1
+    region, label = (missed, 1) if missed.sum() >= false.sum() else (false, 0)
+    return inside_point(region, generator), label
+
+
+def sample_prompt(
+    mask_HW: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    box_share: float = 0.5,
+    jitter: float = 0.1,
+) -> SampledPrompt:
+    """A box (with jitter) or a foreground point for one object.
+
+    Args:
+        mask_HW: the object on the network's grid, not empty.
+        generator: source of all randomness.
+        box_share: probability of a box.
+        jitter: box noise as a fraction of its side.
+    """
+    if generator.random() < box_share:
+        box = jittered_box(box_of(mask_HW), generator, size=mask_HW.shape[0], fraction=jitter)
+        return SampledPrompt(
+            kind="box", points_N2=box.reshape(2, 2), labels_N=np.array([2, 3], dtype=np.int64)
+        )
+    point = inside_point(mask_HW, generator)
+    return SampledPrompt(
+        kind="point", points_N2=point[None], labels_N=np.array([1], dtype=np.int64)
+    )
+
+
+def stack_prompts(prompts: Sequence[SampledPrompt]) -> Prompts:
+    """Prompts of several lengths as one batch, the shorter ones filled with ignored points."""
+    longest = max(len(prompt.labels_N) for prompt in prompts)
+    points = np.zeros((len(prompts), longest, 2), dtype=np.float32)
+    labels = np.full((len(prompts), longest), IGNORED_LABEL, dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        points[row, : len(prompt.labels_N)] = prompt.points_N2
+        labels[row, : len(prompt.labels_N)] = prompt.labels_N
+    return Prompts(points_BN2=torch.from_numpy(points), labels_BN=torch.from_numpy(labels))

@@ -1,0 +1,35 @@
+"""Where and how a run works."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["RunSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Where a run lives and how it is seeded.
+
+    Attributes:
+        directory: folder of the artifacts; made if absent.
+        cache: folder of the embedding cache.
+        seed: seed of every stage.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        resume: continue checkpoints; False removes those of the stages that run.
+        process: number of this process among those of an `accelerate launch`. The first one
+            keeps the records; the others take part in the shared stages and wait for them.
+        processes: how many there are.
+    """
+
+    directory: Path
+    cache: Path
+    seed: int
+    device: str
+    resume: bool = True
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process keeps the records."""
+        return self.process == 0

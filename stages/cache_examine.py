@@ -1,0 +1,138 @@
+"""Is a cache what a run wants? Asked before every stage, without loading a network or an image.
+
+A cache may lie on a machine that has neither the raw data nor the teacher's checkpoint: what
+cannot be compared is named, and is no reason to distrust it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cache import CacheReader
+from cache.durable import sha256_of_file
+from cache.layout import HEADER_NAME
+from efficient_medsam2.checkpoints import checkpoint_sha256
+from efficient_medsam2.errors import WeightsError
+from efficient_medsam2.images import find_cases
+from efficient_medsam2.synthetic.mni152 import template_digests
+from stages.cache_settings import CacheConfig, PrecomputeConfig, TeacherConfig, settings_of_cache
+from stages.cases import DataConfig, phantom_digests, source_is_present
+
+__all__ = ["FILES_NAME", "examine"]
+
+FILES_NAME = "files.json"
+"""In a cache: size and time of every raw file when it was read, to tell cheaply if one changed."""
+
+Difference = tuple[str, Any, Any]
+
+_SHOWN = 3
+
+
+def examine(
+    data: DataConfig,
+    teacher: TeacherConfig,
+    cache: CacheConfig,
+    config: PrecomputeConfig,
+    *,
+    path: Path,
+    trained_teacher: Path | None,
+) -> tuple[str | None, list[Difference], str]:
+    """Compare the cache at ``path`` with what the settings want.
+
+    Args:
+        data: the wanted data.
+        teacher: the wanted teacher.
+        cache: the wanted storage.
+        config: what the teacher is to be asked.
+        path: the cache folder.
+        trained_teacher: artifact folder of the teacher stage, where this run trains its own.
+
+    Returns:
+        The cache's content identity (None while it is absent or unfinished), what differs as
+        (key, value of the cache, wanted value), and a note: how much of an unfinished cache is
+        there, or what could not be compared.
+    """
+    if not (path / HEADER_NAME).is_file():
+        return None, [], ""
+    reader = CacheReader(path)
+    notes: list[str] = []
+    differing = _settings(reader, data, cache, config)
+    differing += _teacher(reader, teacher, trained_teacher, notes)
+    differing += _data(reader, data, path, notes)
+    if not reader.complete:
+        finished = sum(len(reader.finished_rows(space)) for space in reader.counts)
+        return None, differing, f"{finished} of {sum(reader.counts.values())} rows are written"
+    return reader.digest(), differing, "; ".join(notes)
+
+
+def _settings(
+    reader: CacheReader, data: DataConfig, cache: CacheConfig, config: PrecomputeConfig
+) -> list[Difference]:
+    wanted = settings_of_cache(data, cache, config)
+    wanted |= {"cache.format": cache.format, "cache.rows_per_shard": cache.rows_per_shard}
+    there = dict(reader.spec.precompute)
+    there["cache.format"] = reader.spec.format
+    there["cache.rows_per_shard"] = reader.spec.rows_per_shard
+    plain = json.loads(json.dumps(wanted))
+    return [
+        (key, there.get(key), plain.get(key))
+        for key in sorted(there.keys() | plain.keys())
+        if there.get(key) != plain.get(key)
+    ]
+
+
+def _teacher(
+    reader: CacheReader, teacher: TeacherConfig, trained: Path | None, notes: list[str]
+) -> list[Difference]:
+    made_by = reader.spec.teacher
+    if made_by.name != teacher.kind:
+        return [("teacher.kind", made_by.name, teacher.kind)]
+    checkpoint = trained / "model" if trained is not None else teacher.checkpoint
+    try:
+        digest = checkpoint_sha256(teacher.kind, checkpoint)
+    except WeightsError:
+        notes.append("the teacher's checkpoint is not here, so it was not compared")
+        return []
+    if digest != made_by.weights_sha256:
+        return [("teacher.checkpoint", made_by.weights_sha256[:12], digest[:12])]
+    return []
+
+
+def _data(reader: CacheReader, data: DataConfig, path: Path, notes: list[str]) -> list[Difference]:
+    if not source_is_present(data):
+        notes.append("the raw data are not here, so they were not compared")
+        return []
+    cases = {case.case_id: dict(case.files) for case in reader.index.cases}
+    if data.source in ("mni152", "phantom"):
+        wanted = template_digests() if data.source == "mni152" else phantom_digests(data)
+        other = [name for name, files in cases.items() if files != wanted]
+        return [("data.source", f"case {other[0]}", data.source)] if other else []
+    return _folder(cases, data, path)
+
+
+def _folder(cases: dict[str, dict[str, str]], data: DataConfig, path: Path) -> list[Difference]:
+    """Files are hashed again only where size or time changed since the cache was made."""
+    memo_file = path / FILES_NAME
+    memo = json.loads(memo_file.read_text()) if memo_file.is_file() else {}
+    found = find_cases(data.source, on_error=data.on_error, patient_pattern=data.patient_pattern)
+    there = {source.case_id: source for source in found}
+    differing: list[Difference] = []
+    for case_id in sorted(cases.keys() | there.keys()):
+        if case_id not in there:
+            differing.append((f"data.source, case {case_id}", "in the cache", "not found"))
+        elif case_id not in cases:
+            differing.append((f"data.source, case {case_id}", "not in the cache", "found"))
+        else:
+            source = there[case_id]
+            for name, file in zip(source.names, source.files, strict=True):
+                stat = file.stat()
+                if memo.get(case_id, {}).get(name) == [stat.st_size, stat.st_mtime_ns]:
+                    continue
+                digest = sha256_of_file(file)
+                if cases[case_id].get(name) != digest:
+                    old = cases[case_id].get(name, "absent")
+                    differing.append((f"data.source, file {name}", old[:12], digest[:12]))
+    if len(differing) > _SHOWN:
+        rest = len(differing) - _SHOWN
+        differing = [*differing[:_SHOWN], ("data.source", "", f"and {rest} more cases or files")]
+    return differing

@@ -1,0 +1,142 @@
+"""Stage 1: the student's image encoder learns the teacher's features, from the cache alone.
+
+Taps are exactly what the mask decoder consumes: strides 4, 8 and 16. The decoder and the memory
+stay as they were copied from the teacher; a prompt-in-the-loop term (EdgeSAM, Zhou et al. 2023)
+asks the student's features to give the teacher's masks for prompts drawn afresh.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from efficient_medsam2.networks.records import SliceFeatures
+from efficient_medsam2.networks.runner import SliceRunner
+from efficient_medsam2.networks.student import StudentConfig
+from stages.context import Artifact, StageContext
+from stages.training.answers import click_on_error, teacher_mask_term
+from stages.training.batches import PromptedSlices, SliceStream
+from stages.training.loop import TrainingTask, train
+from stages.training.losses import feature_loss
+from stages.training.settings import LoopConfig
+from stages.training.student import TeacherHeads, hand_on, new_student, open_cache
+from stages.training.validation import cache_validation
+
+__all__ = ["EncoderConfig", "run"]
+
+
+class EncoderConfig(LoopConfig):
+    """Settings of encoder distillation; ``batch_size`` counts slices.
+
+    Attributes:
+        weight_s16: weight of the stride-16 feature term.
+        weight_s8: of the stride-8 term.
+        weight_s4: of the stride-4 term.
+        weight_mask: of the mask term against the teacher's masks; 0 leaves the decoder out.
+        prompts_per_slice: objects prompted on each slice.
+        box_share: share of box prompts; the others are points.
+        second_click: share of the steps that refine the student's answer by one more click.
+        augment: strength of photometric augmentation of the student's input; geometry stays.
+        smallest: objects below so many pixels are not prompted.
+    """
+
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_s16: float = Field(default=1.0, ge=0)
+    weight_s8: float = Field(default=0.5, ge=0)
+    weight_s4: float = Field(default=0.5, ge=0)
+    weight_mask: float = Field(default=0.2, ge=0)
+    prompts_per_slice: int = Field(default=2, ge=1)
+    box_share: float = Field(default=0.5, ge=0, le=1)
+    second_click: float = Field(default=0.0, ge=0, le=1)
+    augment: float = Field(default=0.5, ge=0)
+    smallest: int = Field(default=30, ge=1)
+
+
+class EncoderModule(nn.Module):
+    """Student + the teacher's decoder; forward gives the loss terms of a batch."""
+
+    def __init__(self, runner: SliceRunner, teacher: TeacherHeads, config: EncoderConfig) -> None:
+        super().__init__()
+        self.student = runner.model
+        self.runner = runner
+        # Not a submodule: the frozen teacher's decoder is no part of the checkpoint.
+        self.teacher_runner = teacher.runner
+        self.config = config
+        for level in ("s4", "s8", "s16"):
+            self.register_buffer(
+                f"sigma_{level}", teacher.sigma[f"features_{level}"], persistent=False
+            )
+        for name, parameter in self.student.named_parameters():
+            trained = name.startswith(("vision_encoder.", "mask_decoder.conv_s"))
+            parameter.requires_grad_(trained)
+
+    def forward(self, batch: PromptedSlices) -> dict[str, Tensor]:
+        """Loss terms by name; ``loss`` is their weighted sum."""
+        config = self.config
+        device = next(self.student.parameters()).device
+        batch = batch.to(device)
+        self.teacher_runner.model.to(device)
+        assert batch.features is not None
+        features = self.runner.encode(batch.pixels)
+        terms: dict[str, Tensor] = {}
+        loss = features.s16.new_zeros(())
+        for level, weight in (
+            ("s16", config.weight_s16),
+            ("s8", config.weight_s8),
+            ("s4", config.weight_s4),
+        ):
+            sigma: Tensor = getattr(self, f"sigma_{level}")
+            terms[level] = feature_loss(
+                getattr(features, level), getattr(batch.features, level), sigma
+            )
+            loss = loss + weight * terms[level]
+        if config.weight_mask > 0:
+            terms["mask"] = self._mask_term(batch, features)
+            loss = loss + config.weight_mask * terms["mask"]
+        return {"loss": loss, **terms}
+
+    def _mask_term(self, batch: PromptedSlices, features: SliceFeatures) -> Tensor:
+        assert batch.features is not None
+        own = features.take(batch.slice_of)
+        cached = batch.features.take(batch.slice_of)
+        with torch.no_grad():
+            answer = self.teacher_runner.prompted(cached, batch.prompts)
+        record = self.runner.prompted(own, batch.prompts)
+        term = teacher_mask_term(record, answer)
+        # The step's own random stream decides, so that a resumed run decides the same.
+        if self.config.second_click > 0 and float(torch.rand(())) < self.config.second_click:
+            refined = click_on_error(batch.prompts, record, answer)
+            with torch.no_grad():
+                answer = self.teacher_runner.prompted(cached, refined)
+            term = (term + teacher_mask_term(self.runner.prompted(own, refined), answer)) / 2
+        return term
+
+
+def run(student: StudentConfig, config: EncoderConfig, context: StageContext) -> Artifact:
+    """Distil the encoder; the artifact's ``model`` folder is the student."""
+    reader = open_cache(context)
+    teacher = TeacherHeads.of_cache(reader)
+    runner = new_student(student, context.cache, seed=context.seed)
+    module = EncoderModule(runner, teacher, config)
+    result = train(
+        TrainingTask(
+            module=module,
+            make_batch=SliceStream(
+                reader,
+                reader.index.select("slices", split="train"),
+                batch_size=config.batch_size,
+                prompts_per_slice=config.prompts_per_slice,
+                smallest=config.smallest,
+                box_share=config.box_share,
+                augment=config.augment,
+                features=True,
+                seed=context.seed,
+            ),
+            validate=cache_validation(reader, runner, smallest=config.smallest),
+            best_by="score",
+        ),
+        config,
+        context,
+        name="encoder",
+    )
+    files = hand_on(runner, context, {"stage": "encoder", "fingerprint": context.fingerprint})
+    return Artifact(files=files, summary=result.summary())

@@ -1,0 +1,206 @@
+"""Stage 2: the student's memory learns the teacher's propagation, from cached tracks alone.
+
+Windows start at the prompted slice. First the student remembers what the teacher remembered
+(teacher forcing), then what it made itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from cache.dataset import TrackBatch, select_tracks
+from efficient_medsam2.networks.records import MemoryEntry
+from efficient_medsam2.networks.runner import SliceRunner
+from efficient_medsam2.networks.student import StudentConfig
+from stages.context import Artifact, StageContext
+from stages.training.answers import teacher_terms
+from stages.training.batches import TrackStream, TrackWindows
+from stages.training.loop import TrainingTask, train
+from stages.training.losses import feature_loss
+from stages.training.settings import LoopConfig
+from stages.training.student import (
+    feature_deviations,
+    hand_on,
+    open_cache,
+    student_of_stage,
+)
+from stages.training.tracking import follow_windows, steps_of
+from stages.training.validation import cache_validation
+
+__all__ = ["MemoryConfig", "run"]
+
+
+class MemoryConfig(LoopConfig):
+    """Settings of memory distillation; ``batch_size`` counts tracks.
+
+    Attributes:
+        length: slices of a window, the prompted one included.
+        forced: share of the steps that remember the teacher's memories.
+        temperature: of the distillation of logits.
+        weight_feature: weight of the post-memory feature term.
+        weight_memory: of the memory encoder's term.
+        weight_kl: of the logits' KL term.
+        weight_dice: of the soft Dice term.
+        weight_presence: of the object score term.
+        weight_encoder: of the stage-1 term on raw stride-16 features (EdgeTAM keeps it).
+        train_encoder: whether the image encoder learns along.
+        augment: strength of photometric augmentation of the student's input.
+        smallest: objects below so many pixels are not prompted in validation.
+    """
+
+    batch_size: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    length: int = Field(default=4, ge=2)
+    forced: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
+    weight_feature: float = Field(default=1.0, ge=0)
+    weight_memory: float = Field(default=0.2, ge=0)
+    weight_kl: float = Field(default=1.0, ge=0)
+    weight_dice: float = Field(default=1.0, ge=0)
+    weight_presence: float = Field(default=0.2, ge=0)
+    weight_encoder: float = Field(default=0.3, ge=0)
+    train_encoder: bool = True
+    augment: float = Field(default=0.5, ge=0)
+    smallest: int = Field(default=30, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForcedWindows:
+    """Windows, and whether the teacher's memories are remembered in this batch."""
+
+    windows: TrackWindows
+    forced: bool
+
+
+class MemoryModule(nn.Module):
+    """The student on windows; forward gives the loss terms of a batch."""
+
+    def __init__(
+        self, runner: SliceRunner, sigma: Mapping[str, Tensor], config: MemoryConfig
+    ) -> None:
+        super().__init__()
+        self.student = runner.model
+        self.runner = runner
+        self.config = config
+        for name in ("features_s16", "track_conditioned_s16", "track_memory_s16"):
+            self.register_buffer(f"sigma_{name}", sigma[name], persistent=False)
+        # The prompt encoder and the mask decoder stay the teacher's.
+        frozen = ["prompt_encoder.", "mask_decoder."]
+        if not config.train_encoder:
+            frozen.append("vision_encoder.")
+        for name, parameter in self.student.named_parameters():
+            parameter.requires_grad_(not name.startswith(tuple(frozen)))
+
+    def forward(self, batch: ForcedWindows) -> dict[str, Tensor]:
+        """Loss terms by name; ``loss`` is their weighted sum."""
+        config = self.config
+        device = next(self.student.parameters()).device
+        windows = batch.windows
+        cached = windows.cached
+        tracks, length = cached.slice_rows.shape
+        features = self.runner.encode(windows.pixels.to(device))
+        records, own = follow_windows(
+            self.runner,
+            steps_of(features, tracks, length),
+            windows.prompts.to(device),
+            num_frames=int(cached.num_frames[0]),
+            forced=_teacher_memories(cached, device) if batch.forced else None,
+        )
+        assert cached.features_s16 is not None
+        raw = cached.features_s16.flatten(0, 1).to(device)
+        conditioned = cached.conditioned_s16.to(device)
+        memory = cached.memory_s16.to(device)
+        logits, score = cached.mask_logits.to(device), cached.object_score.to(device)
+        collected: dict[str, list[Tensor]] = {}
+        for step in range(length):
+            terms = teacher_terms(
+                records[step],
+                logits[:, step : step + 1],
+                score[:, step],
+                temperature=config.temperature,
+            )
+            if step > 0:
+                terms["feature"] = feature_loss(
+                    records[step].conditioned_s16,
+                    conditioned[:, step],
+                    self.sigma_track_conditioned_s16,  # type: ignore[arg-type]
+                )
+            terms["memory"] = feature_loss(
+                own[step].memory,
+                memory[:, step],
+                self.sigma_track_memory_s16,  # type: ignore[arg-type]
+            )
+            for name, term in terms.items():
+                collected.setdefault(name, []).append(term)
+        means = {name: torch.stack(values).mean() for name, values in collected.items()}
+        means["encoder"] = feature_loss(
+            features.s16,
+            raw,
+            self.sigma_features_s16,  # type: ignore[arg-type]
+        )
+        loss = torch.stack(
+            [getattr(config, f"weight_{name}") * term for name, term in means.items()]
+        ).sum()
+        return {"loss": loss, **means}
+
+
+def _teacher_memories(cached: TrackBatch, device: torch.device) -> list[MemoryEntry]:
+    memory = cached.memory_s16.to(device, torch.float32)
+    pointer = cached.object_pointer.to(device)
+    return [
+        MemoryEntry(
+            position=step,
+            prompted=step == 0,
+            memory=memory[:, step],
+            object_pointer=pointer[:, step],
+        )
+        for step in range(memory.shape[1])
+    ]
+
+
+def run(student: StudentConfig, config: MemoryConfig, context: StageContext) -> Artifact:
+    """Distil the memory; the artifact's ``model`` folder is the student.
+
+    Data of single slices have no tracks; the student is then handed on as it is.
+    """
+    reader = open_cache(context)
+    runner = student_of_stage(context, "encoder")
+    validate = cache_validation(reader, runner, smallest=config.smallest)
+    lengths = reader.index.tracks.lengths
+    tracks = select_tracks(reader, split="train", minimum_length=2)
+    if not len(tracks):
+        context.progress.note(
+            "memory: the data are single slices, so there is no propagation to learn; the "
+            "student is handed on as it is"
+        )
+        files = hand_on(runner, context, {"stage": "memory", "trained": False})
+        return Artifact(files=files, summary={"steps": 0, "skipped": "no tracks"})
+    length = min(config.length, int(lengths[tracks].max()))
+    tracks = select_tracks(reader, split="train", minimum_length=length)
+    stream = TrackStream(
+        reader,
+        tracks,
+        batch_size=config.batch_size,
+        length=length,
+        augment=config.augment,
+        labelled_rows=None,
+        features=True,
+        seed=context.seed,
+    )
+    last_forced = config.forced * config.steps * config.accumulate
+
+    def make_batch(number: int) -> ForcedWindows:
+        return ForcedWindows(windows=stream(number), forced=number < last_forced)
+
+    module = MemoryModule(runner, feature_deviations(reader), config)
+    result = train(
+        TrainingTask(module=module, make_batch=make_batch, validate=validate, best_by="score"),
+        config,
+        context,
+        name="memory",
+    )
+    files = hand_on(runner, context, {"stage": "memory", "fingerprint": context.fingerprint})
+    return Artifact(files=files, summary=result.summary())

@@ -1,0 +1,302 @@
+"""Stage 3: fine-tuning on labels; and the baseline, the same student without distillation.
+
+Both see slices with box and point prompts and windows of tracks. Fine-tuning keeps a small
+distillation term on the teacher's masks (from cached features); the baseline has labels alone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from cache import CacheReader
+from cache.dataset import select_tracks
+from efficient_medsam2.networks.records import SliceRecord
+from efficient_medsam2.networks.runner import SliceRunner
+from efficient_medsam2.networks.student import StudentConfig
+from stages.context import Artifact, StageContext
+from stages.training.answers import label_terms, teacher_terms
+from stages.training.batches import PromptedSlices, SliceStream, TrackStream, TrackWindows
+from stages.training.loop import TrainingTask, train
+from stages.training.settings import LoopConfig
+from stages.training.student import (
+    TeacherHeads,
+    hand_on,
+    new_student,
+    open_cache,
+    student_of_stage,
+)
+from stages.training.tracking import follow_windows, steps_of
+from stages.training.validation import cache_validation
+
+__all__ = ["BaselineConfig", "FinetuneConfig", "labelled_rows", "run", "run_baseline"]
+
+
+class LabelledConfig(LoopConfig):
+    """Settings of training on labels; ``batch_size`` counts slices.
+
+    Attributes:
+        tracks: tracks in each batch, besides the slices; 0 where the data are single slices.
+        length: slices of a window.
+        prompts_per_slice: objects prompted on each slice.
+        box_share: share of box prompts; the others are points.
+        weight_bce: weight of the cross-entropy.
+        weight_dice: of the soft Dice term.
+        weight_iou: of the predicted IoU's L1.
+        weight_presence: of the object score term.
+        weight_track: of all terms of the tracks relative to those of the slices.
+        augment: strength of photometric augmentation.
+        smallest: objects below so many pixels are not prompted.
+    """
+
+    tracks: int = Field(default=2, ge=0)
+    length: int = Field(default=4, ge=2)
+    prompts_per_slice: int = Field(default=2, ge=1)
+    box_share: float = Field(default=0.75, ge=0, le=1)
+    weight_bce: float = Field(default=1.0, ge=0)
+    weight_dice: float = Field(default=1.0, ge=0)
+    weight_iou: float = Field(default=0.1, ge=0)
+    weight_presence: float = Field(default=0.1, ge=0)
+    weight_track: float = Field(default=1.0, ge=0)
+    augment: float = Field(default=0.5, ge=0)
+    smallest: int = Field(default=30, ge=1)
+
+
+class FinetuneConfig(LabelledConfig):
+    """Settings of fine-tuning.
+
+    Attributes:
+        label_fractions: shares of the training labels; each gives a stage of its own.
+        weight_kl: weight of the KL to the teacher's logits.
+        temperature: of that KL.
+    """
+
+    learning_rate: float = Field(default=3e-4, gt=0)
+    label_fractions: tuple[float, ...] = (1.0,)
+    weight_kl: float = Field(default=0.1, ge=0)
+    temperature: float = Field(default=4.0, gt=0)
+
+
+class BaselineConfig(LabelledConfig):
+    """Settings of the baseline; its steps are those of all stages of the student together.
+
+    Attributes:
+        enabled: whether the run has a baseline.
+    """
+
+    enabled: bool = True
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBatch:
+    """Slices and, where the data have any, windows of tracks."""
+
+    slices: PromptedSlices
+    tracks: TrackWindows | None
+
+
+class LabelledModule(nn.Module):
+    """The whole student on labels; forward gives the loss terms of a batch."""
+
+    def __init__(
+        self, runner: SliceRunner, config: LabelledConfig, teacher: TeacherHeads | None
+    ) -> None:
+        super().__init__()
+        self.student = runner.model
+        self.runner = runner
+        self.config = config
+        # Not a submodule: the frozen teacher's decoder is no part of the checkpoint.
+        self.teacher = teacher
+        self.student.requires_grad_(True)
+
+    def forward(self, batch: LabelledBatch) -> dict[str, Tensor]:
+        """Loss terms by name; ``loss`` is their weighted sum."""
+        device = next(self.student.parameters()).device
+        slices = batch.slices.to(device)
+        features = self.runner.encode(slices.pixels)
+        record = self.runner.prompted(features.take(slices.slice_of), slices.prompts)
+        terms = self._labels(record, slices.masks)
+        if self.teacher is not None:
+            assert isinstance(self.config, FinetuneConfig)
+            assert slices.features is not None
+            self.teacher.runner.model.to(device)
+            with torch.no_grad():
+                answer = self.teacher.runner.prompted(
+                    slices.features.take(slices.slice_of), slices.prompts
+                )
+            distilled = teacher_terms(
+                record,
+                answer.mask_logits,
+                answer.object_score,
+                temperature=self.config.temperature,
+            )
+            terms["kl"] = distilled["kl"]
+        loss = self._weighted(terms)
+        if batch.tracks is not None:
+            followed = self._tracks(batch.tracks, device)
+            loss = loss + self.config.weight_track * self._weighted(followed)
+            terms |= {f"track_{name}": term for name, term in followed.items()}
+        return {"loss": loss, **terms}
+
+    def _labels(self, record: SliceRecord, masks: Tensor) -> dict[str, Tensor]:
+        config = self.config
+        return label_terms(record, masks, bce=config.weight_bce, dice=config.weight_dice)
+
+    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        config = self.config
+        weights = {"mask": 1.0, "iou": config.weight_iou, "presence": config.weight_presence}
+        if isinstance(config, FinetuneConfig):
+            weights["kl"] = config.weight_kl
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+    def _tracks(self, windows: TrackWindows, device: torch.device) -> dict[str, Tensor]:
+        """Terms over the labelled steps of the windows."""
+        tracks, length = windows.cached.slice_rows.shape
+        features = self.runner.encode(windows.pixels.to(device))
+        records, _ = follow_windows(
+            self.runner,
+            steps_of(features, tracks, length),
+            windows.prompts.to(device),
+            num_frames=int(windows.cached.num_frames[0]),
+        )
+        masks, labelled = windows.masks.to(device), windows.labelled
+        collected: dict[str, list[Tensor]] = {}
+        for step in range(1, length):
+            chosen = labelled[:, step].nonzero()[:, 0].to(device)
+            if not len(chosen):
+                continue
+            for name, term in self._labels(records[step].take(chosen), masks[chosen, step]).items():
+                collected.setdefault(name, []).append(term)
+        if not collected:
+            return {"mask": features.s16.sum() * 0}
+        return {name: torch.stack(values).mean() for name, values in collected.items()}
+
+
+def labelled_rows(reader: CacheReader, fraction: float, *, seed: int) -> np.ndarray:
+    """Training slice rows whose labels may be used: a run of neighbours from every case.
+
+    Someone who labels a tenth of a volume labels neighbouring slices, which is also what tracks
+    need.
+    """
+    rows = reader.index.select("slices", split="train")
+    if fraction >= 1:
+        return rows
+    codes = reader.index.slices.case_code[rows]
+    generator = np.random.default_rng([seed, 21])
+    chosen: list[np.ndarray] = []
+    cases = np.unique(codes)
+    if (np.bincount(codes)[cases] == 1).all():
+        count = max(math.ceil(fraction * len(rows)), 1)
+        return np.sort(generator.permutation(rows)[:count])
+    for case in cases:
+        own = rows[codes == case]
+        count = max(math.ceil(fraction * len(own)), 1)
+        start = int(generator.integers(len(own) - count + 1))
+        chosen.append(own[start : start + count])
+    return np.concatenate(chosen)
+
+
+def run(
+    student: StudentConfig,
+    config: FinetuneConfig,
+    context: StageContext,
+    *,
+    label_fraction: float,
+) -> Artifact:
+    """Fine-tune the student of the memory stage on a fraction of the labels."""
+    del student
+    reader = open_cache(context)
+    runner = student_of_stage(context, "memory")
+    teacher = TeacherHeads.of_cache(reader) if config.weight_kl > 0 else None
+    return _train(reader, runner, config, context, teacher, label_fraction, name="finetune")
+
+
+def run_baseline(
+    student: StudentConfig,
+    config: BaselineConfig,
+    context: StageContext,
+    *,
+    steps: int,
+    label_fraction: float,
+) -> Artifact:
+    """Train the same student from the same initial weights on labels alone."""
+    reader = open_cache(context)
+    runner = new_student(student, context.cache, seed=context.seed)
+    config = config.model_copy(update={"steps": steps})
+    return _train(reader, runner, config, context, None, label_fraction, name="baseline")
+
+
+def _train(
+    reader: CacheReader,
+    runner: SliceRunner,
+    config: LabelledConfig,
+    context: StageContext,
+    teacher: TeacherHeads | None,
+    label_fraction: float,
+    *,
+    name: str,
+) -> Artifact:
+    rows = labelled_rows(reader, label_fraction, seed=context.seed)
+    slices = SliceStream(
+        reader,
+        rows,
+        batch_size=config.batch_size,
+        prompts_per_slice=config.prompts_per_slice,
+        smallest=config.smallest,
+        box_share=config.box_share,
+        augment=config.augment,
+        features=teacher is not None,
+        seed=context.seed,
+    )
+    tracks = _track_stream(reader, rows, config, context)
+
+    def make_batch(number: int) -> LabelledBatch:
+        windows = tracks(number) if tracks is not None else None
+        return LabelledBatch(slices=slices(number), tracks=windows)
+
+    result = train(
+        TrainingTask(
+            module=LabelledModule(runner, config, teacher),
+            make_batch=make_batch,
+            validate=cache_validation(reader, runner, smallest=config.smallest),
+            best_by="score",
+        ),
+        config,
+        context,
+        name=context.directory.name,
+    )
+    origin = {"stage": name, "label_fraction": label_fraction, "fingerprint": context.fingerprint}
+    files = hand_on(runner, context, origin)
+    summary = result.summary() | {"labelled_slices": len(rows), "label_fraction": label_fraction}
+    return Artifact(files=files, summary=summary)
+
+
+def _track_stream(
+    reader: CacheReader, rows: np.ndarray, config: LabelledConfig, context: StageContext
+) -> TrackStream | None:
+    """Tracks whose prompted slice and next one are labelled, or None where there are none."""
+    if config.tracks == 0:
+        return None
+    tracks = select_tracks(reader, split="train", minimum_length=2)
+    table = reader.index.tracks
+    first = table.first_rows[tracks]
+    usable = np.isin(table.slice_row[first], rows)
+    usable[usable] &= np.isin(table.slice_row[first[usable] + 1], rows)
+    tracks = tracks[usable]
+    if not len(tracks):
+        return None
+    length = min(config.length, int(table.lengths[tracks].max()))
+    return TrackStream(
+        reader,
+        tracks[table.lengths[tracks] >= length],
+        batch_size=config.tracks,
+        length=length,
+        augment=config.augment,
+        labelled_rows=rows,
+        features=False,
+        seed=context.seed,
+    )

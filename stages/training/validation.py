@@ -1,0 +1,128 @@
+"""How good a student is on the validation split of the cache: what picks its best weights."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from cache import CacheReader
+from cache.dataset import read_slices, read_tracks, select_tracks
+from efficient_medsam2.images import to_network_input
+from efficient_medsam2.metrics import dsc
+from efficient_medsam2.networks.records import Prompts, SliceRecord
+from efficient_medsam2.networks.runner import SliceRunner
+from efficient_medsam2.prompts import SampledPrompt, box_of, stack_prompts
+from stages.training.tracking import follow_windows, steps_of
+
+__all__ = ["cache_validation"]
+
+_ROWS_AT_ONCE = 16
+
+
+def cache_validation(
+    reader: CacheReader, runner: SliceRunner, *, smallest: int, limit: int = 64
+) -> Callable[[], dict[str, float]] | None:
+    """A function that measures the runner as it is at the moment of the call.
+
+    Args:
+        reader: the cache.
+        runner: the network, which the caller puts into ``eval`` mode.
+        smallest: objects below so many pixels are not prompted.
+        limit: at most so many slices and tracks, evenly spread.
+
+    Returns:
+        A function that gives ``dsc`` (tight boxes), ``dsc_3d`` (tracks, where the split has any)
+        and their mean ``score``; None where the validation split is empty.
+    """
+    if "validation" not in reader.index.cases.splits:
+        return None
+    rows = _spread(reader.index.select("slices", split="validation", view=0), limit)
+    tracks = _spread(select_tracks(reader, split="validation", minimum_length=2), limit)
+    if not len(rows):
+        return None
+
+    @torch.no_grad()
+    def measure() -> dict[str, float]:
+        flat = _boxes(reader, runner, rows, smallest)
+        if not flat:
+            return {"dsc": 0.0, "score": 0.0}
+        figures = {"dsc": float(np.mean(flat))}
+        followed = _tracks(reader, runner, tracks)
+        if followed:
+            figures["dsc_3d"] = float(np.mean(followed))
+        return figures | {"score": float(np.mean(list(figures.values())))}
+
+    return measure
+
+
+def _spread(rows: np.ndarray, limit: int) -> np.ndarray:
+    if len(rows) <= limit:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
+
+
+def _masks(record: SliceRecord, size: int) -> np.ndarray:
+    logits = F.interpolate(
+        record.mask_logits.float(), size=(size, size), mode="bilinear", align_corners=False
+    )
+    masks: np.ndarray = (logits[:, 0] > 0).cpu().numpy()
+    return masks
+
+
+def _boxes(
+    reader: CacheReader, runner: SliceRunner, rows: np.ndarray, smallest: int
+) -> list[float]:
+    device = next(runner.model.parameters()).device
+    scores: list[float] = []
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        batch = read_slices(reader, rows[start : start + _ROWS_AT_ONCE], levels=())
+        found: list[tuple[int, np.ndarray]] = []
+        for index, label in enumerate(batch.label.numpy()):
+            for object_id in np.unique(label[label > 0]):
+                mask = label == object_id
+                if mask.sum() >= smallest:
+                    found.append((index, mask))
+        if not found:
+            continue
+        prompts = stack_prompts(
+            [
+                SampledPrompt(
+                    kind="box",
+                    points_N2=box_of(mask).reshape(2, 2),
+                    labels_N=np.array([2, 3], dtype=np.int64),
+                )
+                for _, mask in found
+            ]
+        )
+        features = runner.encode(to_network_input(batch.image.to(device)))
+        slice_of = torch.tensor([index for index, _ in found], device=device)
+        record = runner.prompted(features.take(slice_of), prompts.to(device))
+        answers = _masks(record, batch.label.shape[-1])
+        scores += [dsc(answer, mask) for answer, (_, mask) in zip(answers, found, strict=True)]
+    return scores
+
+
+def _tracks(reader: CacheReader, runner: SliceRunner, tracks: np.ndarray) -> list[float]:
+    """DSC of each track's stack of masks against the labels, tracks of one length at a time."""
+    device = next(runner.model.parameters()).device
+    lengths = reader.index.tracks.lengths[tracks]
+    scores: list[float] = []
+    for length in np.unique(lengths).tolist():
+        same = tracks[lengths == length]
+        for start in range(0, len(same), _ROWS_AT_ONCE):
+            batch = read_tracks(reader, same[start : start + _ROWS_AT_ONCE], length=length)
+            count = len(batch.tracks)
+            features = runner.encode(to_network_input(batch.image.flatten(0, 1).to(device)))
+            prompts = Prompts(points_BN2=batch.points, labels_BN=batch.labels).to(device)
+            records, _ = follow_windows(
+                runner,
+                steps_of(features, count, length),
+                prompts,
+                num_frames=int(batch.num_frames[0]),
+            )
+            size = batch.label.shape[-1]
+            answers = np.stack([_masks(record, size) for record in records], axis=1)
+            truth = (batch.label == batch.object_id[:, None, None, None]).numpy()
+            scores += [dsc(answers[row], truth[row]) for row in range(count)]
+    return scores

@@ -1,0 +1,112 @@
+"""What every store must do; a new one subclasses ``StoreContract`` and gives itself."""
+
+import numpy as np
+import pytest
+
+from cache import ArraySpec, CacheCorruptError
+from cache.store import ArrayStore
+from cache.zarr_store import ZarrStore
+from tests.cache.example import make_spec
+
+FEATURES = ArraySpec(name="features", rows="slices", shape=(3, 4, 4), dtype="float16")
+SCORE = ArraySpec(name="score", rows="tracks", shape=(1,), dtype="float32")
+NOTHING = ArraySpec(name="nothing", rows="prompts", shape=(2, 2), dtype="uint8")
+COUNTS = {"slices": 12, "prompts": 0, "tracks": 4}
+
+
+def values_of(array, rows):
+    return (
+        np.random.default_rng(len(rows)).normal(size=(len(rows), *array.shape)).astype(array.dtype)
+    )
+
+
+class StoreContract:
+    def make(self, path) -> ArrayStore:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def spec(self):
+        return make_spec(arrays=(FEATURES, SCORE, NOTHING))
+
+    @pytest.fixture
+    def store(self, tmp_path, spec):
+        store = self.make(tmp_path, spec)
+        store.prepare()
+        return store
+
+    def test_a_prepared_store_has_no_problem_and_no_shard(self, store):
+        for array in (FEATURES, SCORE, NOTHING):
+            assert store.problem(array) is None
+            assert store.stored_shards(array) == ()
+
+    def test_an_unprepared_store_says_so(self, tmp_path, spec):
+        assert "cannot be opened" in self.make(tmp_path, spec).problem(FEATURES)
+
+    def test_rows_come_back_in_any_order(self, store, tmp_path):
+        last = values_of(FEATURES, range(10, 12))
+        store.write_shard(FEATURES, 2, last)
+        full = values_of(FEATURES, range(5))
+        store.write_shard(FEATURES, 0, full)
+        rows = np.array([4, 0, 1, 4, 3])
+        np.testing.assert_array_equal(store.read_rows(FEATURES, 0, rows), full[rows])
+        np.testing.assert_array_equal(store.read_rows(FEATURES, 2, np.array([11])), last[1:])
+        assert store.stored_shards(FEATURES) == (0, 2)
+
+    def test_a_second_store_reads_what_the_first_wrote(self, store, spec, tmp_path):
+        values = values_of(SCORE, range(4))
+        store.write_shard(SCORE, 0, values)
+        again = self.make(tmp_path, spec)
+        np.testing.assert_array_equal(again.read_rows(SCORE, 0, np.arange(4)), values)
+
+    @pytest.mark.parametrize("array", [FEATURES, SCORE], ids=["features", "score"])
+    def test_the_file_has_the_announced_size(self, store, spec, tmp_path, array):
+        for rows in (range(5), range(10, 12)):
+            shard, count = rows.start // 5, COUNTS[array.rows]
+            rows = spec.shard_rows(shard, count)
+            if rows:
+                store.write_shard(array, shard, values_of(array, rows))
+                size = (tmp_path / store.shard_file(array, shard)).stat().st_size
+                assert size == spec.shard_file_bytes(array, len(rows))
+
+    def test_zeros_are_stored(self, store, tmp_path, spec):
+        store.write_shard(FEATURES, 0, np.zeros((5, 3, 4, 4), dtype=np.float16))
+        size = (tmp_path / store.shard_file(FEATURES, 0)).stat().st_size
+        assert size == spec.shard_file_bytes(FEATURES, 5)
+
+    def test_the_same_values_make_the_same_bytes(self, store, spec, tmp_path):
+        other = self.make(tmp_path / "other", spec)
+        (tmp_path / "other").mkdir()
+        other.prepare()
+        for one in (store, other):
+            one.write_shard(FEATURES, 0, values_of(FEATURES, range(5)))
+        name = store.shard_file(FEATURES, 0)
+        assert (tmp_path / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+    @pytest.mark.parametrize("place", [1, -1])
+    def test_damage_is_an_error_that_names_array_shard_and_file(self, store, tmp_path, place):
+        store.write_shard(FEATURES, 0, values_of(FEATURES, range(5)))
+        file = tmp_path / store.shard_file(FEATURES, 0)
+        content = bytearray(file.read_bytes())
+        content[place] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(CacheCorruptError, match=rf"{file}: rows of features, shard 0"):
+            store.read_rows(FEATURES, 0, np.arange(5))
+
+    def test_removed_shards_are_gone(self, store, tmp_path):
+        store.write_shard(FEATURES, 0, values_of(FEATURES, range(5)))
+        store.remove_shard(FEATURES, 0)
+        store.remove_shard(FEATURES, 1)
+        assert store.stored_shards(FEATURES) == ()
+        assert not (tmp_path / store.shard_file(FEATURES, 0)).exists()
+
+    def test_preparing_again_keeps_the_shards(self, store, spec, tmp_path):
+        values = values_of(FEATURES, range(5))
+        store.write_shard(FEATURES, 0, values)
+        again = self.make(tmp_path, spec)
+        again.prepare()
+        np.testing.assert_array_equal(again.read_rows(FEATURES, 0, np.arange(5)), values)
+
+
+class TestZarrStore(StoreContract):
+    def make(self, path, spec):
+        return ZarrStore(path, spec, COUNTS)

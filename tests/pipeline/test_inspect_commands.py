@@ -1,0 +1,70 @@
+"""Looking at caches and at the machine."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.doctor import examine_machine
+from tests.cache import example
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "my.cache"
+    example.make_cache(path)
+    return path
+
+
+@pytest.fixture
+def damaged(finished: Path, tmp_path: Path) -> Path:
+    path = Path(shutil.copytree(finished, tmp_path / "damaged.cache"))
+    shard = path / "arrays" / "image" / "c" / "0" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    return path
+
+
+def test_cache_info(finished, capsys):
+    assert main(["cache", "info", str(finished)]) == 0
+    printed = capsys.readouterr().out
+    assert "state: complete" in printed
+    assert "\n  slices: " in printed
+    assert main(["cache", "info", str(finished), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["state"] == "complete"
+    assert info["teacher"]["name"] == "tiny"
+
+
+def test_cache_info_of_no_cache(tmp_path, capsys):
+    assert main(["cache", "info", str(tmp_path)]) == 4
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_cache_verify_of_a_sound_cache(finished, capsys):
+    assert main(["cache", "verify", str(finished), "--progress", "none"]) == 0
+    assert "0 bad" in capsys.readouterr().out
+    assert main(["cache", "verify", str(finished), "--sample", "10%"]) == 0
+
+
+def test_cache_verify_names_damage_and_repairs_when_told(damaged, capsys):
+    assert main(["cache", "verify", str(damaged), "--full", "--progress", "none"]) == 4
+    printed = capsys.readouterr()
+    assert "bad: slices shard" in printed.out
+    assert "cache verify --repair" in printed.err
+    assert main(["cache", "verify", str(damaged), "--repair", "--progress", "none"]) == 0
+    assert "will be written again" in capsys.readouterr().out
+    assert main(["cache", "verify", str(damaged), "--progress", "none"]) == 0
+    assert "not written yet: 1 of slices" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_doctor_looks_at_packages_and_disk(tmp_path):
+    checks = {check.name: check for check in examine_machine(tmp_path / "not" / "yet")}
+    assert {"python", "torch", "torchvision", "gpu", "memory", "disk", "presets"} <= checks.keys()
+    assert checks["torch"].verdict == "ok"
+    assert str(tmp_path) in checks["disk"].found
+    assert all(check.mend for check in checks.values() if check.verdict != "ok")

@@ -43,8 +43,12 @@ class VolumePredictor:
     def __init__(
         self, runner: SliceRunner, image: npt.NDArray[np.uint8], *, keep: int = 64
     ) -> None:
-        if image.dtype != np.uint8 or image.ndim not in (3, 4):
-            raise ValueError(f"expected uint8 (D, H, W) or (D, H, W, 3), got {image.shape}")
+        is_grey_or_rgb = image.ndim == 3 or (image.ndim == 4 and image.shape[3] == 3)
+        if image.dtype != np.uint8 or not is_grey_or_rgb:
+            raise ValueError(
+                f"expected uint8 (D, H, W) or (D, H, W, 3), got {image.dtype} {image.shape}; "
+                "see efficient_medsam2.images.to_uint8"
+            )
         self._runner = runner
         self._image = image
         self._keep = max(keep, _ENCODE_AT_ONCE)
@@ -86,8 +90,14 @@ class VolumePredictor:
 
     @torch.no_grad()
     def segment_boxes(self, slice_index: int, boxes_N4: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Masks (N, H, W) of boxes (N, 4) as x0, y0, x1, y1 in image pixels on one slice."""
+        """Masks (N, H, W) of boxes (N, 4) as x0, y0, x1, y1 in image pixels on one slice.
+
+        Raises:
+            IndexError: there is no such slice.
+        """
         prompts = self._boxes(boxes_N4)
+        if len(prompts.labels_BN) == 0:
+            return np.zeros((0, *self._image.shape[1:3]), dtype=bool)
         record = self._runner.prompted(self._rows(slice_index, len(prompts.labels_BN)), prompts)
         return self._masks(record.mask_logits)
 
@@ -113,13 +123,18 @@ class VolumePredictor:
 
         Raises:
             ValueError: ``slices`` is not an ascending run around the prompted slice.
+            IndexError: ``slices`` reach beyond the volume.
         """
         wanted = list(slices)
         if slice_index not in wanted or wanted != list(range(wanted[0], wanted[-1] + 1)):
             raise ValueError(f"slices {wanted} are not a run around slice {slice_index}")
+        if wanted[0] < 0 or wanted[-1] >= self.depth:
+            raise IndexError(f"slices {wanted[0]} to {wanted[-1]} of a volume of {self.depth}")
         prompts = self._boxes(boxes_N4)
         count = len(prompts.labels_BN)
         masks = np.zeros((count, len(wanted), *self._image.shape[1:3]), dtype=bool)
+        if count == 0:
+            return masks
         start = self._rows(slice_index, count)
         first = self._runner.prompted(start, prompts)
         memory = self._runner.remember(start, first, position=slice_index, prompted=True)

@@ -68,7 +68,13 @@ def jittered_box(
 
 
 def inside_point(mask_HW: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A random point (2,) as (x, y) inside a mask, farther from its edge than the median pixel."""
+    """A random point (2,) as (x, y) inside a mask, at least as deep in it as its median pixel.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    if not mask_HW.any():
+        raise ValueError("an empty mask has no point inside")
     distance = ndimage.distance_transform_edt(np.pad(mask_HW, 1))[1:-1, 1:-1]
     inside = distance > 0
     rows, columns = np.nonzero(distance >= np.median(distance[inside]))
@@ -81,7 +87,10 @@ def error_point(
 ) -> tuple[np.ndarray, int]:
     """A corrective click: a point in the larger error region and its label (1 missed, 0 false).
 
-    Where the prediction is exact the point is a plain foreground one.
+    Where the prediction is exact the point is a plain foreground one. Both masks are bool.
+
+    Raises:
+        ValueError: both masks are empty.
     """
     missed, false = truth_HW & ~predicted_HW, predicted_HW & ~truth_HW
     if not missed.any() and not false.any():
@@ -104,6 +113,9 @@ def sample_prompt(
         generator: source of all randomness.
         box_share: probability of a box.
         jitter: box noise as a fraction of its side.
+
+    Raises:
+        ValueError: the mask is empty.
     """
     if generator.random() < box_share:
         box = jittered_box(box_of(mask_HW), generator, size=mask_HW.shape[0], fraction=jitter)
@@ -117,7 +129,10 @@ def sample_prompt(
 
 
 def stack_prompts(prompts: Sequence[SampledPrompt]) -> Prompts:
-    """Prompts of several lengths as one batch, the shorter ones filled with ignored points."""
+    """Prompts of several lengths (at least one) as one batch, the shorter ones padded.
+
+    The prompt encoder turns a padding point into a token of zeros; see ``Prompts.labels_BN``.
+    """
     longest = max(len(prompt.labels_N) for prompt in prompts)
     points = np.zeros((len(prompts), longest, 2), dtype=np.float32)
     labels = np.full((len(prompts), longest), IGNORED_LABEL, dtype=np.int64)

@@ -71,6 +71,7 @@ def draw_curve(curve: Curve, *, dark: bool) -> Picture:
             markersize=3.5,
         )
         second.set_ylabel("validation DSC", color=points)
+        second.set_ylim(*_dsc_range([dsc for _, dsc in curve.validation]))
         second.yaxis.set_major_locator(MaxNLocator(nbins=5))
         every.append(second)
     for each in every:
@@ -87,6 +88,13 @@ def draw_curve(curve: Curve, *, dark: bool) -> Picture:
 
 
 _LIGHT_INK = ("#59616c", "#1f6fb5", "#b5670b")
+
+
+def _dsc_range(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis: at least 0.1 apart, so that noise does not look like progress."""
+    middle = (min(values) + max(values)) / 2
+    half = max((max(values) - min(values)) * 0.55, 0.05)
+    return max(middle - half, -0.02), min(middle + half, 1.02)
 
 
 def _dot(points: Sequence[tuple[float, float]]) -> str:

@@ -74,9 +74,17 @@ def fit_colours(teacher: Sequence[npt.NDArray[Any]]) -> FeatureColours:
     )
 
 
-def mean_cosine(first_Chw: npt.NDArray[Any], second_Chw: npt.NDArray[Any]) -> float:
-    """Cosine over channels between two features of a level, mean over positions."""
-    first, second = _positions(first_Chw), _positions(second_Chw)
+def mean_cosine(
+    first_Chw: npt.NDArray[Any],
+    second_Chw: npt.NDArray[Any],
+    mean_C: npt.NDArray[np.float64],
+) -> float:
+    """Cosine over channels between two features of a level, mean over positions.
+
+    ``mean_C`` is subtracted from both: with it, features that agree in nothing but their mean
+    would look alike.
+    """
+    first, second = _positions(first_Chw) - mean_C, _positions(second_Chw) - mean_C
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return float(((first * second).sum(1) / np.maximum(lengths, 1e-12)).mean())
 

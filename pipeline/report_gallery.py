@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.report_features import LEVELS, FeatureColours, fit_colours, mean_cosine
 from pipeline.report_overlays import Picture, overlay_pictures, png_of_pixels, whole_slice
 from pipeline.report_records import Row, RunRecords, Sample, last_student
-from pipeline.report_words import ABSENT, number
+from pipeline.report_words import number
 
 __all__ = ["FeatureView", "Gallery", "SampleView", "Tile", "data_uri", "make_gallery"]
 
@@ -58,7 +58,7 @@ class Gallery:
     Attributes:
         samples: as many as fit.
         left_out: samples that did not fit.
-        features: of the first samples.
+        features: of the first slices.
         explained: level → share of the teacher's variance in the three colours.
     """
 
@@ -79,9 +79,13 @@ def make_gallery(records: RunRecords) -> Gallery:
             break
         views.append(view)
     colours = _colours(records)
+    # Several samples may be objects of one slice, which has one set of features.
+    slices: dict[tuple[str, int], tuple[int, Sample]] = {}
+    for index, sample in enumerate(records.samples):
+        slices.setdefault((sample.case_id, sample.slice_index), (index, sample))
     features = (
         _feature_view(records, index, sample, colours)
-        for index, sample in enumerate(records.samples[:_FEATURE_SAMPLES])
+        for index, sample in list(slices.values())[:_FEATURE_SAMPLES]
     )
     return Gallery(
         samples=tuple(views),
@@ -178,13 +182,13 @@ def _feature_tile(
     if len(features) != len(colours.mean_C):
         return Tile(title=level, note=f"{len(features)} channels, not the teacher's")
     if model != "teacher" and teacher is not None and teacher.shape == features.shape:
-        note = f"cosine {mean_cosine(features, teacher):.3f}"
+        note = f"cosine {mean_cosine(features, teacher, colours.mean_C):.3f}"
     words = f"{level} features of {_FEATURE_TITLES[model].lower()} as colours"
     return _tile(
         level,
         png_of_pixels(colours.pixels(features)),
         alt=f"{words}; {note} with the teacher's" if note else words,
-        note=note or ABSENT,
+        note=note,
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.report_records import Sample
 __all__ = ["COLOURS", "Picture", "overlay_pictures", "png_of_pixels", "whole_slice"]
 
 COLOURS = {
-    "box": "#cc79a7",
+    "box": "#ff7ac6",
     "truth": "#f0e442",
     "teacher": "#56b4e9",
     "baseline": "#e69f00",
@@ -82,9 +82,9 @@ def overlay_pictures(
     truth = masks.get("truth")
     pictures = {}
     for name, mask in masks.items():
-        drawn = [(mask, COLOURS[name], 2.0)]
+        drawn = [(mask, COLOURS[name], 1.8)]
         if name != "truth" and truth is not None:
-            drawn.insert(0, (truth, COLOURS["truth"], 1.2))
+            drawn.insert(0, (truth, COLOURS["truth"], 1.8))
         pictures[name] = _drawn(image, window, box=None, contours=drawn)
     return pictures
 
@@ -131,23 +131,19 @@ def _drawn(
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="bilinear", aspect="auto")
-    halo = [patheffects.withStroke(linewidth=3.5, foreground="#000000a0")]
     for mask, colour, line in contours:
+        halo = patheffects.withStroke(linewidth=line + 1.2, foreground="#00000070")
         _contour(axes, mask, colour=colour, line=line, halo=halo)
     if box is not None:
-        x0, y0, x1, y1 = box
-        # (x1, y1) is the object's last pixel; a pixel's centre has whole coordinates.
-        axes.add_patch(
-            Rectangle(
-                (x0 - 0.5, y0 - 0.5),
-                x1 - x0 + 1,
-                y1 - y0 + 1,
-                fill=False,
-                edgecolor=COLOURS["box"],
-                linewidth=2,
-                path_effects=halo,
-            )
-        )
+        # (x1, y1) is the object's last pixel; a pixel's centre has whole coordinates. Along the
+        # picture's border the line is drawn just inside it.
+        inside = 0.5 - 2 / scale
+        x0, y0 = max(box[0] - 0.5, window.left - inside), max(box[1] - 0.5, window.top - inside)
+        x1 = min(box[2] + 0.5, window.right - 1 + inside)
+        y1 = min(box[3] + 0.5, window.bottom - 1 + inside)
+        drawn = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=COLOURS["box"])
+        drawn.set_linewidth(2.4)
+        axes.add_patch(drawn)
     axes.set_xlim(window.left - 0.5, window.right - 0.5)
     axes.set_ylim(window.bottom - 0.5, window.top - 0.5)
     canvas.draw()
@@ -160,7 +156,7 @@ def _contour(
     *,
     colour: str,
     line: float,
-    halo: Sequence[Any],
+    halo: Any,  # noqa: ANN401
 ) -> None:
     if not mask.any():
         return
@@ -168,7 +164,7 @@ def _contour(
     padded = np.pad(mask, 1).astype(np.float32)
     rows, columns = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
     drawn = axes.contour(columns, rows, padded, levels=[0.5], colors=[colour], linewidths=line)
-    drawn.set(path_effects=list(halo))
+    drawn.set(path_effects=[halo])
 
 
 def _small_png(pixels_HW3: npt.NDArray[np.uint8]) -> Picture:

@@ -134,11 +134,11 @@ def _facts(context: EvaluationContext) -> Iterator[tuple[str, str]]:
     yield "Data", text(context.data_source)
     yield "Split", text(context.split)
     yield (
-        "Cases · slices · objects",
-        " · ".join(text(each) for each in (context.cases, context.slices, context.objects)),
+        "Cases · structures · box prompts",
+        " · ".join(text(each) for each in (context.cases, context.objects, context.slices)),
     )
     length = context.track_length
-    slices = f", {length:g} slices each" if length is not None and context.tracks else ""
+    slices = f", up to {length:g} slices each" if length is not None and context.tracks else ""
     yield "Tracks for DSC 3D", text(context.tracks) + slices
     threads = f", {context.threads} threads" if context.threads is not None else ""
     yield "Timed on", text(context.device) + (f", {context.cpu}" if context.cpu else "") + threads
@@ -160,7 +160,7 @@ def _curve_view(stage: StageRecord, curve: Curve) -> _CurveView:
     if "samples_per_second" in speed:
         notes.append(f"{speed['samples_per_second']:.3g} samples/s")
     if "data_wait_share" in speed:
-        notes.append(f"{speed['data_wait_share'] * 100:.0f} % waiting for data")
+        notes.append(f"{speed['data_wait_share'] * 100:.0f}\N{NO-BREAK SPACE}% waiting for data")
     if "peak_memory_mb" in speed:
         notes.append(f"{speed['peak_memory_mb']:.0f} MB")
     return _CurveView(

@@ -28,6 +28,13 @@ __all__ = [
 ]
 
 _ORDER = ("teacher", "baseline", "encoder", "memory", "finetune")
+_NAMES = {
+    "teacher": "Teacher",
+    "baseline": "Baseline: labels only",
+    "encoder": "Student after encoder distillation",
+    "memory": "Student after memory distillation",
+    "finetune": "Student after finetuning",
+}
 
 
 class Structure(BaseModel):
@@ -82,7 +89,10 @@ class Row(BaseModel):
 
     @property
     def name(self) -> str:
-        """The title, or the model where it has none."""
+        """The title; where that only repeats the model, what the model is."""
+        first, comma, rest = self.title.partition(",")
+        if first in ("", self.family) and self.family in _NAMES:
+            return _NAMES[self.family] + comma + rest
         return self.title or self.model
 
     @property

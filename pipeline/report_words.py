@@ -54,7 +54,9 @@ class Column:
 def columns(context: EvaluationContext) -> tuple[Column, ...]:
     """The columns of the table of models."""
     tolerance = context.nsd_tolerance_mm
-    nsd = "NSD" if tolerance is None else f"NSD @ {tolerance:g} mm"
+    nsd = (
+        "NSD" if tolerance is None else f"NSD @\N{NO-BREAK SPACE}{tolerance:g}\N{NO-BREAK SPACE}mm"
+    )
     stored = context.cache_bytes_per_slice
     kilobytes = None if stored is None else stored / 1000
     return (
@@ -212,7 +214,10 @@ def headline(records: RunRecords) -> str:
         return "No student was evaluated."
     parts = []
     if student.retention is not None:
-        parts.append(f"keeps {student.retention * 100:.0f} % of the teacher's DSC")
+        kept = f"keeps {student.retention * 100:.0f} % of the teacher's DSC"
+        if student.retention_3d is not None:
+            kept += f" ({student.retention_3d * 100:.0f} % in 3D)"
+        parts.append(kept)
     if teacher is not None and teacher.gflop and student.gflop:
         parts.append(f"needs {_times(teacher.gflop / student.gflop)} GFLOP per slice")
     return f"The student {' and '.join(parts)}." if parts else "The student was evaluated alone."

@@ -5,6 +5,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from pipeline.stage_node import StageNode
 
 __all__ = ["demo", "evaluate", "precompute", "report", "run", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ran:
+    """The run folder, and the stages that were not fresh."""
+
+    directory: Path
+    stages: tuple[str, ...]
+
 
 _TRAINABLE = ("teacher", "baseline", "encoder", "memory", "finetune")
 _DISABLED = {
@@ -103,7 +113,7 @@ def run(
     from_stage: str | None,
     only: tuple[str, ...],
 ) -> None:
-    """Run every stage that is not fresh, in order.
+    """Run every stage that is not fresh, in order, and write the report.
 
     Reads and writes <run.dir>; `efficient-medsam2 plan` says beforehand what would run and why.
     With --only or --from the stages before must be there already.
@@ -127,7 +137,9 @@ def run(
         overrides=overrides,
         progress=progress,
     )
-    _execute(invocation, resume, force, select)
+    ran = _execute(invocation, resume, force, select)
+    if "evaluate" in ran.stages:
+        _report(ran.directory)
 
 
 @click.command()
@@ -210,23 +222,41 @@ def demo(
 @click.argument(
     "run_dir",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default=Path("runs/default"),
+    required=False,
 )
-def report(run_dir: Path) -> None:
-    """Write a page about the run in RUN_DIR (runs/default).
+@click.option("config", "-c", "--config", metavar="CONFIG", help="Report on this config's run.dir.")
+@click.option("overrides", "--set", multiple=True, metavar="KEY=VALUE", help="As for run.")
+def report(run_dir: Path | None, config: str | None, overrides: tuple[str, ...]) -> None:
+    """Write a page about the run in RUN_DIR, or in the config's run.dir.
 
-    Reads the manifests, curves and metrics of its stages, and writes the page beside them.
+    Reads the manifests, curves and metrics of its stages; writes report.html (one self-contained
+    file) and report.json beside them.
 
     \b
     efficient-medsam2 report runs/demo
+    efficient-medsam2 report -c laptop
     """
+    if config is not None:
+        from pipeline.config import load_config
+
+        run_dir = load_config(config, overrides).run.dir
+    if run_dir is None:
+        raise click.UsageError("say which run: efficient-medsam2 report RUN_DIR, or -c CONFIG")
     _report(run_dir)
 
 
 def _report(run_dir: Path) -> None:
-    from pipeline.report import write_report
+    """Write the report, print its table, the checks that failed, and where the page is."""
+    from pipeline.report import summary_table, write_report
 
-    click.echo(f"report: {write_report(run_dir)}")
+    files = write_report(run_dir)
+    document = json.loads(files.json.read_text())
+    click.echo(summary_table(document["rows"]))
+    for check in document["checks"]:
+        if check["ok"] is False:
+            line = f"falls short: {check['name']}: {check['value']} (wanted {check['wanted']})"
+            click.secho(line, fg="red")
+    click.echo(f"report: {files.html}")
 
 
 def _only(names: tuple[str, ...], force: tuple[str, ...]) -> "Selection":
@@ -241,7 +271,7 @@ def _execute(
     force: tuple[str, ...],
     select: Callable[[tuple["StageNode", ...]], "Selection"],
     resume_invocation: Invocation | None = None,
-) -> None:
+) -> _Ran:
     """Load the config and run what ``select`` picks from its stages."""
     import yaml
 
@@ -261,7 +291,7 @@ def _execute(
         int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1"))
     )
     kind = next(k for k in PROGRESS_KINDS if k == invocation.progress) if process == 0 else "none"
-    run_stages(
+    stages = run_stages(
         graph,
         settings=RunSettings(
             directory=config.run.dir,
@@ -279,3 +309,4 @@ def _execute(
         ),
         config_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
+    return _Ran(directory=config.run.dir, stages=stages if process == 0 else ())

@@ -12,16 +12,19 @@ from cache import CacheReader
 from cache.durable import sha256_of_file
 from cache.layout import HEADER_NAME
 from efficient_medsam2.checkpoints import checkpoint_sha256
-from efficient_medsam2.errors import WeightsError
-from efficient_medsam2.images import find_cases
+from efficient_medsam2.errors import DataError, WeightsError
+from efficient_medsam2.images import CaseSource, find_cases
 from efficient_medsam2.synthetic.mni152 import template_digests
 from stages.cache_settings import CacheConfig, PrecomputeConfig, TeacherConfig, settings_of_cache
 from stages.cases import DataConfig, phantom_digests, source_is_present
 
-__all__ = ["FILES_NAME", "examine"]
+__all__ = ["FILES_NAME", "SKIPPED_NAME", "examine"]
 
 FILES_NAME = "files.json"
 """In a cache: size and time of every raw file when it was read, to tell cheaply if one changed."""
+
+SKIPPED_NAME = "skipped.json"
+"""In a cache: the cases that could not be read and were left out, with why."""
 
 Difference = tuple[str, Any, Any]
 
@@ -107,32 +110,62 @@ def _data(reader: CacheReader, data: DataConfig, path: Path, notes: list[str]) -
         wanted = template_digests() if data.source == "mni152" else phantom_digests(data)
         other = [name for name, files in cases.items() if files != wanted]
         return [("data.source", f"case {other[0]}", data.source)] if other else []
-    return _folder(cases, data, path)
+    skipped = _read_json(path / SKIPPED_NAME)
+    if skipped and data.on_error == "skip":
+        notes.append(f"{len(skipped)} cases that cannot be read were left out: {SKIPPED_NAME}")
+    differing = _folder(cases, skipped, data, _read_json(path / FILES_NAME))
+    if len(differing) > _SHOWN:
+        rest = len(differing) - _SHOWN
+        differing = [*differing[:_SHOWN], ("data.source", "", f"and {rest} more cases or files")]
+    return differing
 
 
-def _folder(cases: dict[str, dict[str, str]], data: DataConfig, path: Path) -> list[Difference]:
-    """Files are hashed again only where size or time changed since the cache was made."""
-    memo_file = path / FILES_NAME
-    memo = json.loads(memo_file.read_text()) if memo_file.is_file() else {}
-    found = find_cases(data.source, on_error=data.on_error, patient_pattern=data.patient_pattern)
+def _read_json(path: Path) -> dict[str, Any]:
+    """Content of a side file; empty where it is absent."""
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return content
+
+
+def _folder(
+    cases: dict[str, dict[str, str]],
+    skipped: dict[str, Any],
+    data: DataConfig,
+    memo: dict[str, Any],
+) -> list[Difference]:
+    """Compare what lies in the folder now with the cases that were read and those left out."""
+    try:
+        found = find_cases(
+            data.source, on_error=data.on_error, patient_pattern=data.patient_pattern
+        )
+    except DataError as error:
+        return [("data.source", "as it was when the cache was made", str(error))]
     there = {source.case_id: source for source in found}
     differing: list[Difference] = []
     for case_id in sorted(cases.keys() | there.keys()):
         if case_id not in there:
             differing.append((f"data.source, case {case_id}", "in the cache", "not found"))
-        elif case_id not in cases:
+        elif case_id in cases:
+            differing += _changed(there[case_id], cases[case_id], memo.get(case_id, {}))
+        elif case_id not in skipped:
             differing.append((f"data.source, case {case_id}", "not in the cache", "found"))
+        elif data.on_error == "stop":
+            differing.append((f"data.source, case {case_id}", "left out", "wanted"))
         else:
-            source = there[case_id]
-            for name, file in zip(source.names, source.files, strict=True):
-                stat = file.stat()
-                if memo.get(case_id, {}).get(name) == [stat.st_size, stat.st_mtime_ns]:
-                    continue
-                digest = sha256_of_file(file)
-                if cases[case_id].get(name) != digest:
-                    old = cases[case_id].get(name, "absent")
-                    differing.append((f"data.source, file {name}", old[:12], digest[:12]))
-    if len(differing) > _SHOWN:
-        rest = len(differing) - _SHOWN
-        differing = [*differing[:_SHOWN], ("data.source", "", f"and {rest} more cases or files")]
+            differing += _changed(there[case_id], skipped[case_id]["files"], {})
+    return differing
+
+
+def _changed(
+    source: CaseSource, digests: dict[str, str], memo: dict[str, list[int]]
+) -> list[Difference]:
+    """Files are hashed again only where size or time changed since the cache was made."""
+    differing: list[Difference] = []
+    for name, file in zip(source.names, source.files, strict=True):
+        stat = file.stat()
+        if memo.get(name) == [stat.st_size, stat.st_mtime_ns]:
+            continue
+        digest = sha256_of_file(file)
+        if digests.get(name) != digest:
+            old = digests.get(name, "absent")
+            differing.append((f"data.source, file {name}", old[:12], digest[:12]))
     return differing

@@ -6,54 +6,33 @@ anything is written and the size is known in advance.
 Shape letters: D slices, S network input in pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from cache import CacheIndex, CaseRow, PromptRow, SliceRow, TrackRow
 from efficient_medsam2.errors import DataError
 from efficient_medsam2.images import Case, squash_labels
 from efficient_medsam2.prompts import SampledPrompt, sample_prompt
+from stages.cache_settings import PromptConfig, TrackConfig
 from stages.cases import CaseHandle, DataConfig, Dataset
 
-__all__ = ["CacheRows", "PromptConfig", "TrackConfig", "decide_rows"]
+__all__ = ["CacheRows", "SkippedCase", "decide_rows"]
 
 
-class PromptConfig(BaseModel):
-    """Prompts that the teacher answers on every (object, slice).
-
-    Attributes:
-        per_object: prompts of each object on each slice.
-        box_share: probability of a box; else a foreground point.
-        jitter: box noise as a fraction of its side.
-        seed: of all sampling; each (case, slice, object) has its own stream.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    per_object: int = Field(default=2, ge=0)
-    box_share: float = Field(default=0.75, ge=0, le=1)
-    jitter: float = Field(default=0.1, ge=0)
-    seed: int = 0
-
-
-class TrackConfig(BaseModel):
-    """The teacher's propagations.
+@dataclass(frozen=True, kw_only=True)
+class SkippedCase:
+    """A case that could not be read and was left out, as the user wished.
 
     Attributes:
-        per_object: prompted slices of each object, the one with its largest area first.
-        length: slices of a track in one direction, the prompted one included.
-        margin: slices beyond the object's end that a track still visits.
+        reason: what is wrong with it.
+        files: relative file name → SHA-256, to tell whether it was mended since.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    per_object: int = Field(default=2, ge=0)
-    length: int = Field(default=6, ge=2)
-    margin: int = Field(default=1, ge=0)
+    reason: str
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +43,13 @@ class CacheRows:
         index: all rows.
         channels: 1 where every image is grey, else 3.
         files: case id → relative file name → (bytes, mtime in ns), as they were when read.
+        skipped: case id → why it has no rows.
     """
 
     index: CacheIndex
     channels: int
     files: dict[str, dict[str, tuple[int, int]]]
+    skipped: dict[str, SkippedCase]
 
 
 @dataclass
@@ -91,39 +72,61 @@ def decide_rows(
     tracks: TrackConfig,
     size: int,
     step: Callable[[], None],
+    note: Callable[[str], None],
 ) -> CacheRows:
     """Read every case's labels once and decide its rows.
 
     Args:
         dataset: the cases.
-        data: which slices are kept.
+        data: which slices are kept, and whether a bad case stops the run.
         prompts: how prompts are drawn.
         tracks: how tracks run.
         size: S.
         step: called after each case.
+        note: told of each case that is skipped.
 
     Raises:
-        DataError: a case cannot be read, has no usable object, or none has.
+        DataError: a case cannot be read and ``data.on_error`` is ``stop``, or no case has a
+            usable object.
     """
     builder = _Builder()
     files: dict[str, dict[str, tuple[int, int]]] = {}
+    skipped: dict[str, SkippedCase] = {}
     for handle in dataset.handles:
-        case = handle.load()
-        files[handle.case_id] = {
-            name: (path.stat().st_size, path.stat().st_mtime_ns)
-            for name, path in handle.files.items()
-        }
-        _add_case(builder, handle, case, data=data, prompts=prompts, tracks=tracks, size=size)
+        try:
+            case = handle.load()
+        except DataError as error:
+            if data.on_error == "stop":
+                raise DataError(
+                    f"{error}. Or go on without such cases: --set data.on_error=skip"
+                ) from error
+            skipped[handle.case_id] = SkippedCase(reason=str(error), files=handle.digests())
+            note(f"skipped case {handle.case_id}: {error}")
+        else:
+            files[handle.case_id] = {
+                name: (path.stat().st_size, path.stat().st_mtime_ns)
+                for name, path in handle.files.items()
+            }
+            _add_case(builder, handle, case, data=data, prompts=prompts, tracks=tracks, size=size)
         step()
+    if skipped:
+        note(f"skipped {len(skipped)} of {len(dataset.handles)} cases")
     if not builder.prompts and not builder.tracks:
-        raise DataError(
-            f"{data.source}: no object of at least {data.smallest} pixels at {size} x {size}. "
-            "Lower the bound: --set data.smallest=5"
-        )
+        raise DataError(_no_row(data, size, len(builder.cases), skipped))
     index = CacheIndex.from_rows(
         cases=builder.cases, slices=builder.slices, prompts=builder.prompts, tracks=builder.tracks
     )
-    return CacheRows(index=index, channels=builder.channels, files=files)
+    return CacheRows(index=index, channels=builder.channels, files=files, skipped=skipped)
+
+
+def _no_row(data: DataConfig, size: int, cases: int, skipped: Mapping[str, SkippedCase]) -> str:
+    if not cases and skipped:
+        first = next(iter(skipped.values()))
+        return f"{data.source}: none of the {len(skipped)} cases can be read; first: {first.reason}"
+    return (
+        f"{data.source}: no object of at least {data.smallest} pixels at {size} x {size} in "
+        f"{cases} cases. Lower the bound: --set data.smallest=5"
+    )
 
 
 def _add_case(

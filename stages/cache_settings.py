@@ -6,15 +6,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cache.durable import canonical_json, sha256_of_bytes
-from stages.cache_rows import PromptConfig, TrackConfig
 from stages.cases import DataConfig
 
 __all__ = [
     "STORED_DTYPES",
     "CacheConfig",
     "PrecomputeConfig",
+    "PromptConfig",
     "StoredType",
     "TeacherConfig",
+    "TrackConfig",
     "data_digest",
     "settings_of_cache",
 ]
@@ -56,6 +57,40 @@ class CacheConfig(BaseModel):
     format: Literal["zarr"] = "zarr"
     dtype: Literal["fp16", "fp32"] = "fp16"
     rows_per_shard: int = Field(default=64, ge=1)
+
+
+class PromptConfig(BaseModel):
+    """Prompts that the teacher answers on every (object, slice).
+
+    Attributes:
+        per_object: prompts of each object on each slice.
+        box_share: probability of a box; else a foreground point.
+        jitter: box noise as a fraction of its side.
+        seed: of all sampling; each (case, slice, object) has its own stream.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    per_object: int = Field(default=2, ge=0)
+    box_share: float = Field(default=0.75, ge=0, le=1)
+    jitter: float = Field(default=0.1, ge=0)
+    seed: int = 0
+
+
+class TrackConfig(BaseModel):
+    """The teacher's propagations.
+
+    Attributes:
+        per_object: prompted slices of each object, the one with its largest area first.
+        length: slices of a track in one direction, the prompted one included.
+        margin: slices beyond the object's end that a track still visits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    per_object: int = Field(default=2, ge=0)
+    length: int = Field(default=6, ge=2)
+    margin: int = Field(default=1, ge=0)
 
 
 class PrecomputeConfig(BaseModel):

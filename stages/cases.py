@@ -6,8 +6,8 @@ back to raw files.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class DataConfig(BaseModel):
 
     Attributes:
         source: a folder, a listing (.yaml or .csv), or ``mni152`` or ``phantom``.
-        on_error: ``stop`` at the first bad file, or ``skip`` it with a report.
+        on_error: ``stop`` at the first bad file or case, or ``skip`` it with a report.
         patient_pattern: regular expression with one group that finds the patient in a file name.
         splits: shares of the patients for train, validation and test.
         split_seed: of the deal of patients to splits.
@@ -121,10 +121,26 @@ class Dataset:
     splits: SplitReport
     notes: tuple[str, ...]
 
+    def without(self, case_ids: Collection[str]) -> "Dataset":
+        """The same cases but those, each in its split as before."""
+        splits = replace(
+            self.splits,
+            assignment={c: s for c, s in self.splits.assignment.items() if c not in case_ids},
+            shared={
+                split: tuple(case_id for case_id in borrowed if case_id not in case_ids)
+                for split, borrowed in self.splits.shared.items()
+            },
+        )
+        handles = tuple(handle for handle in self.handles if handle.case_id not in case_ids)
+        return replace(self, handles=handles, splits=splits)
+
 
 def source_is_present(config: DataConfig) -> bool:
-    """Whether the raw data can be looked at from here."""
-    return config.source in ("mni152", "phantom") or Path(config.source).exists()
+    """Whether the raw data can be looked at from here; an empty folder holds none."""
+    if config.source in ("mni152", "phantom"):
+        return True
+    path = Path(config.source)
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def phantom_digests(config: DataConfig) -> dict[str, str]:

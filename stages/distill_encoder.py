@@ -15,10 +15,11 @@ from efficient_medsam2.networks.student import StudentConfig
 from stages.context import Artifact, StageContext
 from stages.training.answers import click_on_error, teacher_mask_term
 from stages.training.batches import PromptedSlices, SliceStream
-from stages.training.loop import TrainingTask, train
+from stages.training.loop import train
 from stages.training.losses import feature_loss
 from stages.training.settings import LoopConfig
 from stages.training.student import TeacherHeads, hand_on, new_student, open_cache
+from stages.training.task import TrainingTask
 from stages.training.validation import cache_validation
 
 __all__ = ["EncoderConfig", "run"]

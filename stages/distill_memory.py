@@ -18,7 +18,7 @@ from efficient_medsam2.networks.student import StudentConfig
 from stages.context import Artifact, StageContext
 from stages.training.answers import teacher_terms
 from stages.training.batches import TrackStream, TrackWindows
-from stages.training.loop import TrainingTask, train
+from stages.training.loop import share_done, train
 from stages.training.losses import feature_loss
 from stages.training.settings import LoopConfig
 from stages.training.student import (
@@ -27,6 +27,7 @@ from stages.training.student import (
     open_cache,
     student_of_stage,
 )
+from stages.training.task import TrainingTask
 from stages.training.tracking import follow_windows, steps_of
 from stages.training.validation import cache_validation
 
@@ -190,10 +191,10 @@ def run(student: StudentConfig, config: MemoryConfig, context: StageContext) -> 
         features=True,
         seed=context.seed,
     )
-    last_forced = config.forced * config.steps * config.accumulate
 
     def make_batch(number: int) -> ForcedWindows:
-        return ForcedWindows(windows=stream(number), forced=number < last_forced)
+        forced = share_done(number, config) < config.forced
+        return ForcedWindows(windows=stream(number), forced=forced)
 
     module = MemoryModule(runner, feature_deviations(reader), config)
     result = train(

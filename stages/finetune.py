@@ -4,23 +4,21 @@ Both see slices with box and point prompts and windows of tracks. Fine-tuning ke
 distillation term on the teacher's masks (from cached features); the baseline has labels alone.
 """
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from cache import CacheReader
-from cache.dataset import select_tracks
 from efficient_medsam2.networks.records import SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig
 from stages.context import Artifact, StageContext
 from stages.training.answers import label_terms, teacher_terms
 from stages.training.batches import PromptedSlices, SliceStream, TrackStream, TrackWindows
-from stages.training.loop import TrainingTask, train
+from stages.training.labelled import labelled_rows, labelled_tracks
+from stages.training.loop import train
 from stages.training.settings import LoopConfig
 from stages.training.student import (
     TeacherHeads,
@@ -29,10 +27,11 @@ from stages.training.student import (
     open_cache,
     student_of_stage,
 )
+from stages.training.task import TrainingTask
 from stages.training.tracking import follow_windows, steps_of
 from stages.training.validation import cache_validation
 
-__all__ = ["BaselineConfig", "FinetuneConfig", "labelled_rows", "run", "run_baseline"]
+__all__ = ["BaselineConfig", "FinetuneConfig", "run", "run_baseline"]
 
 
 class LabelledConfig(LoopConfig):
@@ -75,9 +74,18 @@ class FinetuneConfig(LabelledConfig):
     """
 
     learning_rate: float = Field(default=3e-4, gt=0)
-    label_fractions: tuple[float, ...] = (1.0,)
+    label_fractions: tuple[float, ...] = Field(default=(1.0,), min_length=1)
     weight_kl: float = Field(default=0.1, ge=0)
     temperature: float = Field(default=4.0, gt=0)
+
+    @field_validator("label_fractions")
+    @classmethod
+    def _are_distinct_shares(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < fraction <= 1 for fraction in fractions):
+            raise ValueError(f"label fractions lie above 0 and up to 1, got {fractions}")
+        if len(set(fractions)) < len(fractions):
+            raise ValueError(f"each label fraction gives one stage, name it once: {fractions}")
+        return fractions
 
 
 class BaselineConfig(LabelledConfig):
@@ -176,30 +184,6 @@ class LabelledModule(nn.Module):
         return {name: torch.stack(values).mean() for name, values in collected.items()}
 
 
-def labelled_rows(reader: CacheReader, fraction: float, *, seed: int) -> np.ndarray:
-    """Training slice rows whose labels may be used: a run of neighbours from every case.
-
-    Someone who labels a tenth of a volume labels neighbouring slices, which is also what tracks
-    need.
-    """
-    rows = reader.index.select("slices", split="train")
-    if fraction >= 1:
-        return rows
-    codes = reader.index.slices.case_code[rows]
-    generator = np.random.default_rng([seed, 21])
-    chosen: list[np.ndarray] = []
-    cases = np.unique(codes)
-    if (np.bincount(codes)[cases] == 1).all():
-        count = max(math.ceil(fraction * len(rows)), 1)
-        return np.sort(generator.permutation(rows)[:count])
-    for case in cases:
-        own = rows[codes == case]
-        count = max(math.ceil(fraction * len(own)), 1)
-        start = int(generator.integers(len(own) - count + 1))
-        chosen.append(own[start : start + count])
-    return np.concatenate(chosen)
-
-
 def run(
     student: StudentConfig,
     config: FinetuneConfig,
@@ -252,11 +236,20 @@ def _train(
         features=teacher is not None,
         seed=context.seed,
     )
-    tracks = _track_stream(reader, rows, config, context)
+    windows = labelled_tracks(reader, rows, length=config.length) if config.tracks else None
+    tracks = windows and TrackStream(
+        reader,
+        windows.tracks,
+        batch_size=config.tracks,
+        length=windows.length,
+        augment=config.augment,
+        labelled_rows=rows,
+        features=False,
+        seed=context.seed,
+    )
 
     def make_batch(number: int) -> LabelledBatch:
-        windows = tracks(number) if tracks is not None else None
-        return LabelledBatch(slices=slices(number), tracks=windows)
+        return LabelledBatch(slices=slices(number), tracks=tracks(number) if tracks else None)
 
     result = train(
         TrainingTask(
@@ -273,30 +266,3 @@ def _train(
     files = hand_on(runner, context, origin)
     summary = result.summary() | {"labelled_slices": len(rows), "label_fraction": label_fraction}
     return Artifact(files=files, summary=summary)
-
-
-def _track_stream(
-    reader: CacheReader, rows: np.ndarray, config: LabelledConfig, context: StageContext
-) -> TrackStream | None:
-    """Tracks whose prompted slice and next one are labelled, or None where there are none."""
-    if config.tracks == 0:
-        return None
-    tracks = select_tracks(reader, split="train", minimum_length=2)
-    table = reader.index.tracks
-    first = table.first_rows[tracks]
-    usable = np.isin(table.slice_row[first], rows)
-    usable[usable] &= np.isin(table.slice_row[first[usable] + 1], rows)
-    tracks = tracks[usable]
-    if not len(tracks):
-        return None
-    length = min(config.length, int(table.lengths[tracks].max()))
-    return TrackStream(
-        reader,
-        tracks[table.lengths[tracks] >= length],
-        batch_size=config.tracks,
-        length=length,
-        augment=config.augment,
-        labelled_rows=rows,
-        features=False,
-        seed=context.seed,
-    )

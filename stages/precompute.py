@@ -8,6 +8,7 @@ Shape letters: B rows, C channels, S network input in pixels.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cache.schema import RowSpace
 from efficient_medsam2.networks.device import pick_device
 from efficient_medsam2.networks.model_folder import save_model
 from efficient_medsam2.networks.runner import SliceRunner
-from stages.cache_examine import FILES_NAME
+from stages.cache_examine import FILES_NAME, SKIPPED_NAME
 from stages.cache_passes import CachePasses
 from stages.cache_rows import CacheRows, decide_rows
 from stages.cache_settings import (
@@ -73,7 +74,9 @@ def run(
             tracks=config.tracks,
             size=size,
             step=lambda: bar.update(1),
+            note=lambda text: context.progress.note(f"precompute: {text}"),
         )
+    dataset = dataset.without(rows.skipped.keys())
     spec = cache_spec(teacher, rows, data, cache_config, config)
     needed = required_bytes(spec, rows.index.counts())["total"]
     counts = ", ".join(f"{count} {space}" for space, count in rows.index.counts().items())
@@ -85,6 +88,7 @@ def run(
             context.progress.note(f"precompute: {line}")
         save_model(teacher.runner, context.cache / TEACHER_FOLDER, origin={"name": teacher.name})
         write_durably(context.cache / FILES_NAME, json.dumps(rows.files).encode())
+        write_durably(context.cache / SKIPPED_NAME, _skipped_json(rows))
         dataset.splits.write(context.cache / SPLITS_NAME)
         passes = CachePasses(
             writer=writer,
@@ -101,7 +105,12 @@ def run(
         passes.tracks()
         digest = writer.finish()
     summary = {"bytes": needed, "digest": digest} | dict(rows.index.counts())
-    return Artifact(files=(), summary=summary)
+    return Artifact(files=(), summary=summary | {"skipped_cases": len(rows.skipped)})
+
+
+def _skipped_json(rows: CacheRows) -> bytes:
+    skipped = {case_id: asdict(case) for case_id, case in rows.skipped.items()}
+    return json.dumps(skipped, indent=1).encode() + b"\n"
 
 
 def trained_checkpoint(config: TeacherConfig, context: StageContext) -> Path | None:
@@ -166,13 +175,19 @@ def estimate(
 ) -> tuple[str, ...]:
     """What a cache would hold and take, in lines to print; reads the labels, writes nothing.
 
+    The size follows from the teacher's network, so a teacher that is yet to be trained gives one
+    line that says so.
+
     Raises:
         DataError: the data cannot be used.
         WeightsError: the teacher's checkpoint is missing or wrong.
     """
     from efficient_medsam2.teachers.load import load_teacher
 
+    if teacher_config.train:
+        return ("size of the cache: told by precompute, once the teacher is trained",)
     teacher = load_teacher(teacher_config.kind, teacher_config.checkpoint)
+    notes: list[str] = []
     rows = decide_rows(
         open_dataset(data),
         data=data,
@@ -180,10 +195,11 @@ def estimate(
         tracks=config.tracks,
         size=teacher.runner.image_size,
         step=lambda: None,
+        note=notes.append,
     )
     spec = cache_spec(teacher, rows, data, cache_config, config)
     counts = rows.index.counts()
     sizes = required_bytes(spec, counts)
-    lines = [f"{count} {space}" for space, count in counts.items()]
+    lines = [*notes, *(f"{count} {space}" for space, count in counts.items())]
     lines += [f"{name}: {size / 1e6:.1f} MB" for name, size in sizes.items() if name != "total"]
     return (*lines, f"total: {sizes['total'] / 1e6:.1f} MB")

@@ -11,7 +11,7 @@ def pick_device(name: str) -> torch.device:
     """``auto`` is the GPU where there is one, else the CPU.
 
     Raises:
-        NetworkConfigError: ``cuda`` is asked for and there is none.
+        NetworkConfigError: ``cuda`` is asked for and there is none, or torch knows no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -20,4 +20,9 @@ def pick_device(name: str) -> torch.device:
             "run.device=cuda, but torch sees no GPU. Use --set run.device=auto, or check "
             "efficient-medsam2 doctor"
         )
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise NetworkConfigError(
+            f"run.device={name!r} is no torch device: {error}. Use --set run.device=auto"
+        ) from error

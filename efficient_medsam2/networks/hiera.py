@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
 from transformers.models.sam2_video.configuration_sam2_video import (
     Sam2VideoMaskDecoderConfig,
@@ -42,7 +42,8 @@ class SmallNetConfig(BaseModel):
 
     Attributes:
         image_size: input side in pixels, a multiple of 32.
-        hidden_size: width of the neck, prompt encoder, decoder and memory attention.
+        hidden_size: width of the neck, prompt encoder, decoder and memory attention; a multiple
+            of 64, the memory's width, into which object pointers are cut.
         embed_dims: width of each Hiera stage.
         blocks: blocks of each Hiera stage.
         memory_layers: layers of the memory attention.
@@ -51,12 +52,12 @@ class SmallNetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_size: int = 128
-    hidden_size: int = 128
+    image_size: int = Field(default=128, ge=32, multiple_of=32)
+    hidden_size: int = Field(default=128, ge=64, multiple_of=64)
     embed_dims: tuple[int, int, int, int] = (48, 96, 192, 384)
     blocks: tuple[int, int, int, int] = (1, 2, 3, 1)
-    memory_layers: int = 2
-    memory_slices: int = 4
+    memory_layers: int = Field(default=2, ge=1)
+    memory_slices: int = Field(default=4, ge=1)
 
 
 def level_sizes(image_size: int) -> list[list[int]]:

@@ -24,6 +24,8 @@ __all__ = ["MODEL_FILES", "load_runner", "load_weights", "read_model_config", "s
 MODEL_FILES = ("config.json", "model.safetensors", "runner.json")
 """The files of a model folder."""
 
+_MEND = "Rerun the stage that makes it: efficient-medsam2 status -c CONFIG names it"
+
 
 def save_model(
     runner: SliceRunner,
@@ -72,16 +74,14 @@ def read_model_config(folder: Path) -> tuple[Sam2VideoConfig, RunnerOptions, dic
     """
     for name in MODEL_FILES:
         if not (folder / name).is_file():
-            raise WeightsError(
-                f"{folder} is no model folder: {name} is missing. "
-                "Rerun the stage that makes it: efficient-medsam2 status -c CONFIG names it"
-            )
+            raise WeightsError(f"{folder} is no model folder: {name} is missing. {_MEND}")
     try:
         runner = json.loads((folder / "runner.json").read_text())
+        options, origin = RunnerOptions(**runner["options"]), dict(runner["origin"])
         config = Sam2VideoConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    except (json.JSONDecodeError, KeyError) as error:
-        raise WeightsError(f"{folder}: its configuration is damaged: {error}") from error
-    return config, RunnerOptions(**runner["options"]), dict(runner["origin"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{folder}: its configuration is damaged: {error!r}. {_MEND}") from error
+    return config, options, origin
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}") from error
+        raise WeightsError(f"{path} cannot be read: {error}. {_MEND}") from error
     return {
         name: value.float() if value.is_floating_point() else value for name, value in state.items()
     }
@@ -112,5 +112,7 @@ def load_runner(folder: Path) -> SliceRunner:
     try:
         model.load_state_dict(load_weights(folder))
     except RuntimeError as error:
-        raise WeightsError(f"{folder}: weights and configuration disagree: {error}") from error
+        raise WeightsError(
+            f"{folder}: weights and configuration disagree: {error}. {_MEND}"
+        ) from error
     return SliceRunner(model.eval(), options)

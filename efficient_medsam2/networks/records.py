@@ -60,7 +60,8 @@ class Prompts:
     Attributes:
         points_BN2: (B, N, 2) as (x, y); a box is its two corners.
         labels_BN: (B, N) int64: 1 foreground, 0 background, 2 and 3 box corners,
-            -10 padding that the prompt encoder ignores.
+            -10 padding, a token of zeros: it adds nothing of its own, but the decoder does attend
+            to it, so an answer depends (slightly) on how many points its batch was filled to.
         mask_logits: (B, 1, S/4, S/4) logits of an earlier answer, refined by the points.
     """
 
@@ -117,11 +118,12 @@ class SliceRecord:
 
     Attributes:
         conditioned_s16: (B, C, h, w) features that entered the mask decoder: raw + no-memory
-            embedding on a prompted slice, else the output of the memory attention.
+            embedding on a slice with a box or points, raw on one with a mask prompt, else the
+            output of the memory attention.
         candidate_logits: (B, M, S/4, S/4) logits of every mask of the decoder.
         iou: (B, M) predicted IoU of each candidate.
         mask_logits: (B, 1, S/4, S/4) logits of the chosen mask; -1024 where absent.
-        visible_logits: the same before absence is applied: what a loss reads.
+        visible_logits: (B, 1, S/4, S/4) the same before absence is applied: what a loss reads.
         object_pointer: (B, C).
         object_score: (B, 1) logit that the object is on this slice.
     """

@@ -4,7 +4,7 @@ It drives the sub-modules of transformers' ``Sam2VideoModel`` in the order of th
 ``SAM2Base`` (facebookresearch/sam2, bowang-lab/MedSAM2), with gradients flowing and with order,
 direction and number of frames explicit. Teacher and student run through the same functions.
 
-Shape letters: B rows, C channels, H W rows and columns of the 1/16 grid, M memory tokens.
+Shape letters: B rows, C channels, S input size in pixels, H W rows and columns of the 1/16 grid.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam2VideoModel
-from transformers.models.sam2_video.modeling_sam2_video import get_1d_sine_pe
 
+from efficient_medsam2.networks.filled_boxes import filled_boxes
+from efficient_medsam2.networks.memory_tokens import memory_tokens
 from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatures, SliceRecord
 
 __all__ = ["NO_OBJECT_LOGIT", "RunnerOptions", "SliceRunner"]
@@ -48,28 +49,12 @@ class RunnerOptions:
     fixed_num_frames: int | None = None
 
 
-def filled_boxes(prompts: Prompts, size: int, image_size: int) -> Tensor:
-    """Logits (B, 1, size, size): +10 inside each row's box, -10 outside; 0 without a box."""
-    scale = size / image_size
-    if prompts.labels_BN.shape[1] < 2:
-        return prompts.points_BN2.new_zeros(prompts.labels_BN.shape[0], 1, size, size)
-    first, last = prompts.labels_BN[:, :2].unbind(1)
-    has_box = (first == 2) & (last == 3)
-    corners = prompts.points_BN2[:, :2] * scale
-    centre = torch.arange(size, device=corners.device, dtype=corners.dtype) + 0.5
-    low, high = corners[:, 0].floor(), corners[:, 1].ceil()
-    inside_x = (centre >= low[:, :1]) & (centre <= high[:, :1])
-    inside_y = (centre >= low[:, 1:]) & (centre <= high[:, 1:])
-    inside = (inside_y[:, :, None] & inside_x[:, None, :]).unsqueeze(1)
-    logits = torch.where(inside, -MASK_BIAS, MASK_BIAS)
-    return logits * has_box[:, None, None, None]
-
-
 class SliceRunner:
     """Runs one network slice by slice.
 
     Args:
-        model: a transformers ``Sam2VideoModel`` (teacher or student).
+        model: a transformers ``Sam2VideoModel`` (teacher or student). ``dynamic_multimask`` is
+            set on its mask decoder: of two runners over one model the later one decides.
         options: deployment switches of this model.
     """
 
@@ -112,10 +97,14 @@ class SliceRunner:
 
         Args:
             features: of this slice, B rows.
-            bank: entries of the slices seen so far in this direction.
+            bank: entries of the slices seen so far in this direction and of every prompted one,
+                B rows each, in any order.
             position: index of this slice in its case.
             reverse: whether the track runs towards lower indices.
             num_frames: frames of the whole sequence; scales the pointers' time code.
+
+        Raises:
+            ValueError: nothing in the bank is within reach of this slice.
         """
         conditioned = self.condition(
             features.s16, bank, position=position, reverse=reverse, num_frames=num_frames
@@ -130,7 +119,7 @@ class SliceRunner:
 
         Args:
             features: of this slice, B rows.
-            mask_B1SS: binary mask at network size.
+            mask_B1SS: binary mask at network size, any dtype. An empty one is an absent object.
         """
         mask = mask_B1SS.to(features.s16.dtype)
         prompt = Prompts(
@@ -170,6 +159,13 @@ class SliceRunner:
 
         Cached features are the decoder's complete input: this gives the teacher's mask for any
         new prompt without its encoder.
+
+        Args:
+            features: of the slice, B rows; its ``s4`` and ``s8`` are read.
+            conditioned_BCHW: what stands for ``s16``.
+            prompts: B prompts; None on a tracked slice.
+            multimask: whether the decoder gives three candidates or one. None follows
+                ``SAM2Base``: by the number of points per row, padding included.
         """
         rows = conditioned_BCHW.shape[0]
         points, labels, dense = self._prompt_inputs(prompts, rows, conditioned_BCHW)
@@ -252,10 +248,18 @@ class SliceRunner:
         reverse: bool,
         num_frames: int,
     ) -> Tensor:
-        """Memory attention: raw stride-16 features (B, C, h, w) + bank → (B, C, h, w)."""
+        """Memory attention: raw stride-16 features (B, C, h, w) + bank → (B, C, h, w).
+
+        Raises:
+            ValueError: nothing in the bank is within reach of this slice.
+        """
         rows, channels, height, width = raw_BCHW.shape
-        memory_MBC, position_MBC, pointer_tokens = self._memory_tokens(
-            bank, position=position, reverse=reverse, num_frames=num_frames, rows=rows
+        seen = memory_tokens(
+            self.model,
+            bank,
+            position=position,
+            reverse=reverse,
+            num_frames=self.options.fixed_num_frames or num_frames,
         )
         image_position = self.model.vision_encoder.neck.position_encoding(
             raw_BCHW.shape, raw_BCHW.device, raw_BCHW.dtype
@@ -263,69 +267,12 @@ class SliceRunner:
         output = self.model.memory_attention(
             current_vision_features=raw_BCHW.flatten(2).permute(2, 0, 1),
             current_vision_position_embeddings=image_position.flatten(2).permute(2, 0, 1),
-            memory=memory_MBC,
-            memory_posision_embeddings=position_MBC,
-            num_object_pointer_tokens=pointer_tokens,
+            memory=seen.tokens_MBC,
+            memory_posision_embeddings=seen.codes_MBC,
+            num_object_pointer_tokens=seen.pointers,
         )
         conditioned: Tensor = output[0].transpose(1, 2)
         return conditioned.reshape(rows, channels, height, width)
-
-    def _memory_tokens(
-        self,
-        bank: Sequence[MemoryEntry],
-        *,
-        position: int,
-        reverse: bool,
-        num_frames: int,
-        rows: int,
-    ) -> tuple[Tensor, Tensor, int]:
-        """Tokens (M, B, 64) of the memories and pointers, their codes, and how many are pointers.
-
-        The prompted slice takes the last temporal code, the slice ``k`` steps back code ``k - 1``.
-        """
-        step = -1 if reverse else 1
-        offsets = {entry.position: (position - entry.position) * step for entry in bank}
-        conditioning = [entry for entry in bank if entry.prompted and offsets[entry.position] >= 0]
-        recent = {offsets[entry.position]: entry for entry in bank if not entry.prompted}
-        memories = [(0, entry) for entry in conditioning]
-        reach = range(self.model.num_maskmem - 1, 0, -1)
-        memories += [(back, recent[back]) for back in reach if back in recent]
-        temporal = self.model.memory_temporal_positional_encoding
-        spatial = self.model.memory_encoder.position_encoding(
-            memories[0][1].memory.shape, temporal.device, temporal.dtype
-        )
-        spatial_HWBC = spatial.flatten(2).permute(2, 0, 1)
-        tokens = [entry.memory.flatten(2).permute(2, 0, 1) for _, entry in memories]
-        codes = [(spatial_HWBC + temporal[back - 1]).expand(-1, rows, -1) for back, _ in memories]
-
-        pointers = [(offsets[entry.position], entry.object_pointer) for entry in conditioning]
-        frames = self.options.fixed_num_frames or num_frames
-        limit = min(frames, int(self.config.max_object_pointers_in_encoder))
-        pointers += [
-            (back, recent[back].object_pointer) for back in range(1, limit) if back in recent
-        ]
-        pointer_tokens, pointer_codes = self._pointer_tokens(pointers, limit)
-        tokens.append(pointer_tokens)
-        codes.append(pointer_codes)
-        return torch.cat(tokens), torch.cat(codes), pointer_tokens.shape[0]
-
-    def _pointer_tokens(
-        self, pointers: Sequence[tuple[int, Tensor]], limit: int
-    ) -> tuple[Tensor, Tensor]:
-        """Object pointers (B, C) → tokens of the memory's width: C/64 tokens per pointer."""
-        pointers_PBC = torch.stack([pointer for _, pointer in pointers])
-        count, rows, channels = pointers_PBC.shape
-        width = self.model.mem_dim
-        offsets = torch.tensor(
-            [offset for offset, _ in pointers], device=pointers_PBC.device, dtype=torch.float32
-        )
-        # One frame alone would divide by zero; its only pointer has offset 0 anyway.
-        codes = get_1d_sine_pe(offsets / max(limit - 1, 1), dim=channels).to(pointers_PBC.dtype)
-        projected = self.model.temporal_positional_encoding_projection_layer(codes)
-        projected = projected.unsqueeze(1).expand(-1, rows, width)
-        splits = channels // width
-        tokens = pointers_PBC.reshape(count, rows, splits, width).permute(0, 2, 1, 3).flatten(0, 1)
-        return tokens, projected.repeat_interleave(splits, dim=0)
 
     def _prompt_inputs(
         self, prompts: Prompts | None, rows: int, like: Tensor

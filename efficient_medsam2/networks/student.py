@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import timm
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import EdgeTamVisionConfig, Sam2VideoConfig, Sam2VideoModel, TimmWrapperConfig
 
-from efficient_medsam2.errors import NetworkConfigError
+from efficient_medsam2.errors import NetworkConfigError, WeightsError
 from efficient_medsam2.networks.hiera import level_sizes, new_model
 
 __all__ = ["FITTING_BACKBONES", "StudentConfig", "build_student"]
@@ -30,12 +31,18 @@ FITTING_BACKBONES = (
 )
 """timm backbones that give strides 4, 8, 16 and 32 and are known to work here."""
 
+_MEND = (
+    f"Backbones that work: {', '.join(FITTING_BACKBONES)}. "
+    "Example: --set student.backbone=repvit_m0_9"
+)
+
 
 class StudentConfig(BaseModel):
     """A student network.
 
     Attributes:
-        backbone: any timm model whose ``features_only`` form gives strides 4, 8 and 16.
+        backbone: any timm model whose ``features_only`` form gives strides 4, 8 and 16 as
+            (B, C, H, W) at the teacher's image size.
         pretrained: load timm's ImageNet weights (downloads them once).
         memory_layers: layers of the memory attention; copied from the teacher's first ones.
         memory_slices: prompted slice + remembered slices that the memory attention sees.
@@ -57,7 +64,6 @@ def backbone_levels(name: str) -> tuple[list[int], list[int]]:
     Raises:
         NetworkConfigError: the name is unknown to timm or its strides do not fit.
     """
-    works = ", ".join(FITTING_BACKBONES)
     try:
         probe = timm.create_model(name, features_only=True, pretrained=False)
     except (RuntimeError, AttributeError, ValueError) as error:
@@ -65,13 +71,13 @@ def backbone_levels(name: str) -> tuple[list[int], list[int]]:
         hint = f" (timm has: {near})" if near else ""
         raise NetworkConfigError(
             f"student.backbone={name!r}: timm cannot build it with features_only{hint}: {error}\n"
-            f"Backbones that work: {works}. Example: --set student.backbone=repvit_m0_9"
+            f"{_MEND}"
         ) from error
     reductions = list(probe.feature_info.reduction())
     if not {4, 8, 16} <= set(reductions):
         raise NetworkConfigError(
             f"student.backbone={name!r} gives strides {reductions}; a student needs 4, 8 and 16.\n"
-            f"Backbones that work: {works}. Example: --set student.backbone=repvit_m0_9"
+            f"{_MEND}"
         )
     wanted = [stride for stride in (4, 8, 16, 32) if stride in reductions]
     last = {stride: index for index, stride in enumerate(reductions)}
@@ -81,7 +87,11 @@ def backbone_levels(name: str) -> tuple[list[int], list[int]]:
 
 
 def student_config(config: StudentConfig, teacher: Sam2VideoConfig) -> Sam2VideoConfig:
-    """The teacher's configuration with another image encoder and a slimmer memory."""
+    """The teacher's configuration with another image encoder and a slimmer memory.
+
+    Raises:
+        NetworkConfigError: the backbone is unknown to timm or its strides do not fit.
+    """
     indices, channels = backbone_levels(config.backbone)
     size = int(teacher.image_size)
     coarsest = len(indices) - 1
@@ -127,33 +137,83 @@ def build_student(
         seed: of the initialisation; the global random state is left as it was.
 
     Raises:
-        NetworkConfigError: the backbone does not fit, or the teacher has fewer memory layers.
+        NetworkConfigError: the backbone does not fit, or the teacher has fewer memory layers or
+            remembers fewer slices.
+        WeightsError: timm's weights are wanted and cannot be had.
     """
-    if config.memory_layers > teacher.memory_attention_num_layers:
-        raise NetworkConfigError(
-            f"student.memory_layers={config.memory_layers} but the teacher has "
-            f"{teacher.memory_attention_num_layers}; use --set student.memory_layers="
-            f"{teacher.memory_attention_num_layers} or less"
-        )
+    for key, wanted, most in (
+        ("memory_layers", config.memory_layers, int(teacher.memory_attention_num_layers)),
+        ("memory_slices", config.memory_slices, int(teacher.num_maskmem)),
+    ):
+        if wanted > most:
+            raise NetworkConfigError(
+                f"student.{key}={wanted} but the teacher has {most}; use --set student.{key}="
+                f"{most} or less"
+            )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which would seed the GPUs as well.
+        torch.default_generator.manual_seed(seed)
         net_config = student_config(config, teacher)
         student = new_model(net_config)
         # transformers overwrites timm's own initialisation with N(0, 0.02).
         arguments = net_config.vision_config.backbone_config.model_args
-        fresh = timm.create_model(config.backbone, pretrained=config.pretrained, **arguments)
+        fresh = _timm_backbone(config, arguments)
+    _check_grids(fresh, config.backbone, size=int(teacher.image_size))
     student.vision_encoder.backbone.timm_model.load_state_dict(fresh.state_dict())
     for convolution in student.vision_encoder.neck.convs:
         torch.nn.init.zeros_(convolution.bias)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             torch.nn.init.xavier_uniform_(convolution.weight)
     _copy_teacher(student, teacher_state)
     return student
 
 
+def _timm_backbone(config: StudentConfig, arguments: Mapping[str, Any]) -> nn.Module:
+    """The backbone as timm itself initialises it, or with its ImageNet weights."""
+    try:
+        backbone: nn.Module = timm.create_model(
+            config.backbone, pretrained=config.pretrained, **arguments
+        )
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"student.pretrained=true: timm's weights of {config.backbone} cannot be had: {error}\n"
+            "Go online once, or use --set student.pretrained=false"
+        ) from error
+    return backbone
+
+
+@torch.no_grad()
+def _check_grids(backbone: nn.Module, name: str, *, size: int) -> None:
+    """Run one blank image: some backbones take one image size only, or give (B, H, W, C).
+
+    Raises:
+        NetworkConfigError: it does not run at this size or gives other grids than its strides say.
+    """
+    was_training = backbone.training
+    try:
+        levels = backbone.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise NetworkConfigError(
+            f"student.backbone={name!r} does not run at {size} px: {error}\n{_MEND}"
+        ) from error
+    finally:
+        backbone.train(was_training)
+    grids = [tuple(level.shape[-2:]) for level in levels]
+    expected = [(size // stride, size // stride) for stride in (4, 8, 16, 32)][: len(grids)]
+    if grids != expected:
+        raise NetworkConfigError(
+            f"student.backbone={name!r} gives grids {grids} at {size} px; a student needs "
+            f"{expected}.\n{_MEND}"
+        )
+
+
 def _copy_teacher(student: Sam2VideoModel, teacher_state: Mapping[str, Tensor]) -> None:
-    """Copy every module that the student shares with the teacher."""
+    """Copy every module that the student shares with the teacher.
+
+    Raises:
+        NetworkConfigError: a shape differs.
+    """
     own = student.state_dict()
     copied: dict[str, Tensor] = {}
     for name, value in own.items():

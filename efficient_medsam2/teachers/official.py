@@ -2,6 +2,7 @@
 
 import re
 
+import torch
 from torch import Tensor
 
 __all__ = ["from_official"]
@@ -82,8 +83,6 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     The four point embeddings become one matrix, and the Gaussian matrix fills both the image's
     and the prompts' position code.
     """
-    import torch
-
     renamed: dict[str, Tensor] = {}
     points: dict[int, Tensor] = {}
     for name, value in state.items():

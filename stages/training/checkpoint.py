@@ -6,14 +6,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from torch import nn
 
-__all__ = ["CHECKPOINT_FOLDER", "load_checkpoint", "remove_checkpoint", "save_checkpoint"]
+__all__ = [
+    "CHECKPOINT_FOLDER",
+    "keep_best",
+    "load_checkpoint",
+    "remove_checkpoint",
+    "restore_best",
+    "save_checkpoint",
+]
 
 CHECKPOINT_FOLDER = "checkpoint"
 """Name of the folder, inside a stage's artifact folder, of the state to continue from."""
 
 _STATE = "state.json"
+_BEST = "best.pt"
 
 
 def save_checkpoint(
@@ -63,6 +73,20 @@ def load_checkpoint(
 
 
 def remove_checkpoint(directory: Path) -> None:
-    """Delete every checkpoint of a stage."""
+    """Delete every checkpoint and the best weights of a stage."""
+    for name in (_BEST, f"{_BEST}.tmp"):
+        (directory / name).unlink(missing_ok=True)
     for suffix in ("", ".tmp", ".old"):
         shutil.rmtree(directory / f"{CHECKPOINT_FOLDER}{suffix}", ignore_errors=True)
+
+
+def keep_best(module: nn.Module, directory: Path) -> None:
+    """Keep the weights of ``module`` as the best so far."""
+    partial = directory / f"{_BEST}.tmp"
+    torch.save(module.state_dict(), partial)
+    partial.replace(directory / _BEST)
+
+
+def restore_best(module: nn.Module, directory: Path) -> None:
+    """Load the best weights that were kept."""
+    module.load_state_dict(torch.load(directory / _BEST, map_location="cpu", weights_only=True))

@@ -11,12 +11,15 @@ class Journal:
     """Appends figures of training steps to a file.
 
     Args:
-        path: the file; lines beyond ``step`` (of a run that was killed) are dropped.
+        path: the file; lines beyond ``step`` (of a run that was killed) are dropped. None keeps
+            nothing: of several processes one writes.
         step: the step that training continues from.
     """
 
-    def __init__(self, path: Path, *, step: int) -> None:
+    def __init__(self, path: Path | None, *, step: int) -> None:
         self._path = path
+        if path is None:
+            return
         kept = [line for line in read_journal(path) if line["step"] <= step] if step else []
         partial = path.with_suffix(".tmp")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -24,6 +27,8 @@ class Journal:
 
     def write(self, **figures: Any) -> None:  # noqa: ANN401 - any JSON value
         """Append one line."""
+        if self._path is None:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(figures) + "\n")
 

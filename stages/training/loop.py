@@ -7,88 +7,41 @@ that was killed anywhere continues with the losses of one that was not.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor, nn
 
 from cache.prefetch import prefetch
+from efficient_medsam2.networks.device import pick_device
 from stages.context import StageContext
-from stages.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from stages.errors import StageConfigError
+from stages.training.checkpoint import (
+    keep_best,
+    load_checkpoint,
+    remove_checkpoint,
+    restore_best,
+    save_checkpoint,
+)
 from stages.training.journal import Journal
+from stages.training.optimisation import learning_rate_at, make_optimizer
 from stages.training.settings import LoopConfig
+from stages.training.task import TrainingResult, TrainingTask
 
-__all__ = ["TrainingResult", "TrainingTask", "learning_rate_at", "train"]
-
-BatchT = TypeVar("BatchT")
-
-_BEST = "best.pt"
+__all__ = ["share_done", "train"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingTask(Generic[BatchT]):
-    """A stage's share of the loop.
-
-    Attributes:
-        module: what is trained. ``module(batch)`` gives the loss terms by name, the sum to
-            minimise under ``loss``. Parameters without ``requires_grad`` stay as they are.
-        make_batch: batch number → batch, a pure function; it runs in a background thread.
-        validate: figures of the module as it is now, such as DSC on the validation split.
-        best_by: the figure (higher is better) that picks the weights to hand on; without it the
-            last weights are handed on.
-    """
-
-    module: nn.Module
-    make_batch: Callable[[int], BatchT]
-    validate: Callable[[], dict[str, float]] | None = None
-    best_by: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """How a training run ended.
-
-    Attributes:
-        steps: optimiser steps done.
-        final: loss terms of the last logged window.
-        validation: figures of the weights handed on.
-        best_step: the step of those weights.
-        started_at: figures before the first step, where the task validates.
-    """
-
-    steps: int
-    final: dict[str, float]
-    validation: dict[str, float]
-    best_step: int
-    started_at: dict[str, float] = field(default_factory=dict)
-
-    def summary(self) -> dict[str, Any]:
-        """As JSON values, for the stage's manifest."""
-        return {
-            "steps": self.steps,
-            "loss": self.final.get("loss"),
-            "losses": self.final,
-            "validation": self.validation,
-            "validation_before": self.started_at,
-            "best_step": self.best_step,
-        }
-
-
-def learning_rate_at(step: int, config: LoopConfig) -> float:
-    """Linear warm-up, then a cosine to ``final_learning_rate`` of the peak."""
-    warm = int(config.warmup * config.steps)
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    progress = (step - warm) / max(config.steps - warm, 1)
-    low = config.final_learning_rate
-    return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+def share_done(number: int, config: LoopConfig) -> float:
+    """How far into training batch ``number`` is: 0 at the first, below 1 at the last."""
+    batches = config.steps * config.accumulate * int(PartialState().num_processes)
+    return number / batches
 
 
 def train(
@@ -96,37 +49,39 @@ def train(
 ) -> TrainingResult:
     """Train until ``config.steps``, continuing a checkpoint of the same fingerprint.
 
-    Afterwards ``task.module`` holds the weights to hand on, and ``metrics.jsonl`` the curves.
+    Afterwards ``task.module`` holds the weights to hand on, and ``metrics.jsonl`` the curves. The
+    last checkpoint stays until the weights are handed on (``hand_on``).
+
+    Raises:
+        NetworkConfigError: the device is not there.
+        StageConfigError: the precision does not suit the device, or the loss is not finite.
     """
-    accelerator = Accelerator(
-        cpu=context.device == "cpu",
-        mixed_precision=config.precision,
-        gradient_accumulation_steps=config.accumulate,
-    )
-    module, optimizer = accelerator.prepare(task.module, _optimizer(task.module, config))
+    accelerator = _accelerator(config, context)
+    module, optimizer = accelerator.prepare(task.module, make_optimizer(task.module, config))
     state = (
         load_checkpoint(accelerator, context.directory, fingerprint=context.fingerprint)
         if context.resume
         else None
     )
+    accelerator.wait_for_everyone()
     if state is None:
-        remove_checkpoint(context.directory)
-        (context.directory / _BEST).unlink(missing_ok=True)
+        if accelerator.is_main_process:
+            remove_checkpoint(context.directory)
         state = {"step": 0, "window": {}, "best": None, "final": {}, "before": {}}
         if task.validate is not None:
             state["before"] = _validated(task, accelerator)
     else:
         context.progress.note(f"{name}: continuing at step {state['step']} of {config.steps}")
-    journal = Journal(context.directory / "metrics.jsonl", step=state["step"])
+    path = context.directory / "metrics.jsonl" if accelerator.is_main_process else None
+    journal = Journal(path, step=state["step"])
     if state["step"] == 0 and state["before"]:
         journal.write(step=0, **_named("validation", state["before"]))
-    run = _Run(task, config, context, accelerator, module, optimizer, journal, state)
-    run.go(name)
+    run = _Run(name, task, config, context, accelerator, module, optimizer, journal, state)
+    run.go()
     best = state["best"]
     if task.best_by is not None and best is not None and best["step"] != state["step"]:
-        _restore(task.module, context.directory / _BEST)
-    (context.directory / _BEST).unlink(missing_ok=True)
-    remove_checkpoint(context.directory)
+        accelerator.wait_for_everyone()
+        restore_best(task.module, context.directory)
     return TrainingResult(
         steps=state["step"],
         final=state["final"],
@@ -140,6 +95,7 @@ def train(
 class _Run:
     """The moving parts of one run."""
 
+    name: str
     task: TrainingTask[Any]
     config: LoopConfig
     context: StageContext
@@ -149,7 +105,7 @@ class _Run:
     journal: Journal
     state: dict[str, Any]
 
-    def go(self, name: str) -> None:
+    def go(self) -> None:
         config, state = self.config, self.state
         first = state["step"]
         workers = self.accelerator.num_processes
@@ -162,7 +118,7 @@ class _Run:
         started = saved = time.monotonic()
         self.module.train()
         bar = self.context.progress.bar(
-            total=config.steps, description=name, unit="step", initial=first
+            total=config.steps, description=self.name, unit="step", initial=first
         )
         with _closing(stream), bar:
             for step in range(first, config.steps):
@@ -172,12 +128,13 @@ class _Run:
                 if state["step"] % config.log_every == 0 or state["step"] == config.steps:
                     elapsed = time.monotonic() - started
                     wait = getattr(stream, "wait_seconds", 0.0) / max(elapsed, 1e-9)
-                    rate = (state["step"] - first) * config.batch_size * workers / elapsed
+                    batches = (state["step"] - first) * config.accumulate * workers
+                    rate = batches * config.batch_size / elapsed
                     self._log(step, rate=rate, wait=wait)
                 if self._validates(state["step"]):
                     self._validate()
                 bar.update(1, loss=terms["loss"])
-                if time.monotonic() - saved > config.checkpoint_seconds:
+                if self._saves(time.monotonic() - saved):
                     self._save()
                     saved = time.monotonic()
 
@@ -200,9 +157,9 @@ class _Run:
             for key, value in terms.items():
                 totals[key] = totals.get(key, 0.0) + float(value.detach()) / config.accumulate
         if not math.isfinite(totals["loss"]):
-            raise FloatingPointError(
-                f"loss is {totals['loss']} at step {step}; try a lower learning rate, such as "
-                f"--set {self.context.directory.name}.learning_rate={config.learning_rate / 10:g}"
+            raise StageConfigError(
+                f"{self.name}: the loss is {totals['loss']} at step {step}. Lower the learning "
+                f"rate: --set {_block(self.name)}.learning_rate={config.learning_rate / 10:g}"
             )
         return totals
 
@@ -232,6 +189,16 @@ class _Run:
         every = self.config.validate_every
         return step == self.config.steps or (every > 0 and step % every == 0)
 
+    def _saves(self, seconds: float) -> bool:
+        """Whether to write a checkpoint now, the same on every process."""
+        if self.accelerator.num_processes == 1:
+            return seconds > self.config.checkpoint_seconds
+        if self.state["step"] % self.config.log_every:
+            return False
+        due: list[Any] = [seconds > self.config.checkpoint_seconds]
+        broadcast_object_list(due)
+        return bool(due[0])
+
     def _validate(self) -> None:
         figures = _validated(self.task, self.accelerator)
         self.module.train()
@@ -241,7 +208,7 @@ class _Run:
         if best is None or key is None or figures[key] >= best["figures"][key]:
             self.state["best"] = {"step": step, "figures": figures}
             if key is not None and self.accelerator.is_main_process:
-                _keep(self.task.module, self.context.directory / _BEST)
+                keep_best(self.task.module, self.context.directory)
 
     def _save(self) -> None:
         save_checkpoint(
@@ -252,13 +219,28 @@ class _Run:
         )
 
 
-def _optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+def _accelerator(config: LoopConfig, context: StageContext) -> Accelerator:
+    device = pick_device(context.device)
+    if config.precision == "fp16" and device.type != "cuda":
+        raise StageConfigError(
+            "precision fp16 needs a GPU, and this stage runs on the CPU. Leave it out: "
+            f"--set {_block(context.directory.name)}.precision=no"
+        )
+    # Accelerate keeps the precision for the life of the process; each stage has its own.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        # Which heads a batch exercises depends on its prompts.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def _block(stage: str) -> str:
+    """The block of the config that a stage's settings are in."""
+    family = stage.partition("_")[0]
+    return "teacher_training" if family == "teacher" else family
 
 
 def _validated(task: TrainingTask[Any], accelerator: Accelerator) -> dict[str, float]:
@@ -277,16 +259,6 @@ def _validated(task: TrainingTask[Any], accelerator: Accelerator) -> dict[str, f
 
 def _named(prefix: str, figures: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}_{key}": value for key, value in figures.items()}
-
-
-def _keep(module: nn.Module, path: Path) -> None:
-    partial = path.with_suffix(".tmp")
-    torch.save(module.state_dict(), partial)
-    partial.replace(path)
-
-
-def _restore(module: nn.Module, path: Path) -> None:
-    module.load_state_dict(torch.load(path, weights_only=True))
 
 
 def _peak_memory_mb(accelerator: Accelerator) -> float:

@@ -109,7 +109,8 @@ def logit_distillation(
     logits = student_BHW.float() / temperature
     cross = F.binary_cross_entropy_with_logits(logits, target)
     entropy = torch.special.entr(target) + torch.special.entr(1 - target)
-    return (cross - entropy.mean()) * temperature**2
+    loss: Tensor = (cross - entropy.mean()) * temperature**2
+    return loss
 
 
 def iou_loss(predicted_B: Tensor, logits_BHW: Tensor, target_BHW: Tensor) -> Tensor:
@@ -123,4 +124,5 @@ def iou_loss(predicted_B: Tensor, logits_BHW: Tensor, target_BHW: Tensor) -> Ten
 
 def presence_loss(score_B: Tensor, present_B: Tensor) -> Tensor:
     """Cross-entropy of the object score logit."""
-    return F.binary_cross_entropy_with_logits(score_B.float(), present_B.float())
+    loss: Tensor = F.binary_cross_entropy_with_logits(score_B.float(), present_B.float())
+    return loss

@@ -22,6 +22,7 @@ from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig, build_student
 from stages.context import StageContext
 from stages.errors import StageInputError
+from stages.training.checkpoint import remove_checkpoint
 
 __all__ = [
     "MODEL_FOLDER",
@@ -45,7 +46,7 @@ def open_cache(context: StageContext) -> CacheReader:
     """The run's cache, complete.
 
     Raises:
-        StageInputError: it is not complete.
+        StageInputError: it is not complete, or has no training case.
         CacheError: it is missing or damaged.
     """
     reader = CacheReader(context.cache)
@@ -53,6 +54,12 @@ def open_cache(context: StageContext) -> CacheReader:
         raise StageInputError(
             f"{context.cache}: the cache is not complete. Finish it: efficient-medsam2 precompute "
             f"--set cache.path={context.cache}"
+        )
+    if "train" not in reader.index.cases.splits:
+        raise StageInputError(
+            f"{context.cache}: no case of the cache is in the training split. Give it a share "
+            "and make the cache anew: efficient-medsam2 precompute --force precompute "
+            "--set 'data.splits=[0.7, 0.1, 0.2]'"
         )
     return reader
 
@@ -77,12 +84,23 @@ def student_of_stage(context: StageContext, stage: str) -> SliceRunner:
 
 
 def hand_on(
-    runner: SliceRunner, context: StageContext, origin: Mapping[str, Any]
+    runner: SliceRunner,
+    context: StageContext,
+    origin: Mapping[str, Any],
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[str, ...]:
-    """Write the student into the stage's artifact; returns the files' names."""
+    """Write a trained network into the stage's artifact and drop the stage's checkpoints.
+
+    They are kept until the weights are there, so a kill in between costs no training.
+
+    Returns:
+        Names of the files, relative to the artifact folder.
+    """
     runner.model.cpu().eval()
     if PartialState().is_main_process:
-        save_model(runner, context.directory / MODEL_FOLDER, origin=origin)
+        save_model(runner, context.directory / MODEL_FOLDER, origin=origin, dtype=dtype)
+        remove_checkpoint(context.directory)
     return tuple(f"{MODEL_FOLDER}/{name}" for name in MODEL_FILES)
 
 

@@ -6,7 +6,6 @@ Shape letters: T tracks, L steps.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
@@ -53,8 +52,3 @@ def follow_windows(
         own.append(runner.remember(features, record, position=position, prompted=position == 0))
         records.append(record)
     return records, own
-
-
-def stacked(values: Sequence[Tensor]) -> Tensor:
-    """Steps of (T, ...) → (T*L, ...), step by step."""
-    return torch.cat(list(values))

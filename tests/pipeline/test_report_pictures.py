@@ -95,8 +95,9 @@ def test_few_channels_and_no_variance_have_colours_too(channels):
 def test_cosine_is_over_channels():
     first = np.array([[[1.0, 0.0]], [[0.0, 2.0]]])
     second = np.array([[[3.0, 1.0]], [[0.0, 1.0]]])
-    assert mean_cosine(first, second) == pytest.approx((1 + 0.5**0.5) / 2)
-    assert mean_cosine(first, -first) == pytest.approx(-1)
+    assert mean_cosine(first, second, np.zeros(2)) == pytest.approx((1 + 0.5**0.5) / 2)
+    assert mean_cosine(first, -first, np.zeros(2)) == pytest.approx(-1)
+    assert mean_cosine(first + 100, 100 - first, np.full(2, 100.0)) == pytest.approx(-1)
 
 
 def test_curves():

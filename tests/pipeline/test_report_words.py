@@ -78,6 +78,15 @@ def test_what_the_data_are_is_said(source, shared, said, not_said):
     assert not_said not in text
 
 
+def test_titles_that_repeat_the_model_are_spelt_out():
+    (student,) = rows(finetune_10={"title": "finetune, 10 % of labels"})
+    assert student.name == "Student after finetuning, 10 % of labels"
+    (own,) = rows(encoder={"title": "RepViT"})
+    assert own.name == "RepViT"
+    (unknown,) = rows(other={})
+    assert unknown.name == "other"
+
+
 def test_short_words():
     assert stage_title("finetune_0p5") == "Finetuning on labels, 0.5 % of the labels"
     assert byte_text(None) == "–"

@@ -1,0 +1,60 @@
+"""What a stage hands to the training loop, and what it gets back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from torch import nn
+
+__all__ = ["TrainingResult", "TrainingTask"]
+
+BatchT = TypeVar("BatchT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask(Generic[BatchT]):
+    """A stage's share of the loop.
+
+    Attributes:
+        module: what is trained. ``module(batch)`` gives the loss terms by name, the sum to
+            minimise under ``loss``. Parameters without ``requires_grad`` stay as they are.
+        make_batch: batch number → batch, a pure function; it runs in a background thread.
+        validate: figures of the module as it is now, such as DSC on the validation split.
+        best_by: the figure (higher is better) that picks the weights to hand on; without it the
+            last weights are handed on.
+    """
+
+    module: nn.Module
+    make_batch: Callable[[int], BatchT]
+    validate: Callable[[], dict[str, float]] | None = None
+    best_by: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """How a training run ended.
+
+    Attributes:
+        steps: optimiser steps done.
+        final: loss terms of the last logged window.
+        validation: figures of the weights handed on.
+        best_step: the step of those weights.
+        started_at: figures before the first step, where the task validates.
+    """
+
+    steps: int
+    final: dict[str, float]
+    validation: dict[str, float]
+    best_step: int
+    started_at: dict[str, float] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON values, for the stage's manifest."""
+        return {
+            "steps": self.steps,
+            "loss": self.final.get("loss"),
+            "losses": self.final,
+            "validation": self.validation,
+            "validation_before": self.started_at,
+            "best_step": self.best_step,
+        }

@@ -167,6 +167,8 @@ def _evaluate(config: "Config", upstream: tuple[str, ...]) -> StageNode:
         return evaluate.run(config.data, config.evaluate, context)
 
     settings = _settings(config, data=config.data, evaluate=config.evaluate)
+    # What is in the data is told by the cache; where the raw files lie does not matter.
+    del settings["data.source"], settings["data.on_error"]
     return StageNode(name="evaluate", upstream=upstream, settings=settings, run=run)
 
 

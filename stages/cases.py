@@ -157,7 +157,9 @@ def open_dataset(config: DataConfig) -> Dataset:
         MissingExtraError: ``mni152`` without nilearn.
     """
     if config.source == "mni152":
-        return _of_volumes(mni152_volumes(), template_digests(), "mni152")
+        # A hemisphere and its white matter have the same box: prompts would be ambiguous.
+        volumes = mni152_volumes(label_sets=("structures",))
+        return _of_volumes(volumes, template_digests(), "mni152")
     if config.source == "phantom":
         made = phantom(size=config.phantom_size, depth=config.phantom_depth)
         return _of_volumes(made, phantom_digests(config), "phantom")

@@ -18,7 +18,13 @@ from stages.training.batches import PromptedSlices, SliceStream
 from stages.training.loop import train
 from stages.training.losses import feature_loss
 from stages.training.settings import LoopConfig
-from stages.training.student import TeacherHeads, hand_on, new_student, open_cache
+from stages.training.student import (
+    TeacherHeads,
+    hand_on,
+    new_student,
+    open_cache,
+    smallest_object,
+)
 from stages.training.task import TrainingTask
 from stages.training.validation import cache_validation
 
@@ -37,7 +43,6 @@ class EncoderConfig(LoopConfig):
         box_share: share of box prompts; the others are points.
         second_click: share of the steps that refine the student's answer by one more click.
         augment: strength of photometric augmentation of the student's input; geometry stays.
-        smallest: objects below so many pixels are not prompted.
     """
 
     learning_rate: float = Field(default=2e-3, gt=0)
@@ -49,7 +54,6 @@ class EncoderConfig(LoopConfig):
     box_share: float = Field(default=0.5, ge=0, le=1)
     second_click: float = Field(default=0.0, ge=0, le=1)
     augment: float = Field(default=0.5, ge=0)
-    smallest: int = Field(default=30, ge=1)
 
 
 class EncoderModule(nn.Module):
@@ -126,13 +130,13 @@ def run(student: StudentConfig, config: EncoderConfig, context: StageContext) ->
                 reader.index.select("slices", split="train"),
                 batch_size=config.batch_size,
                 prompts_per_slice=config.prompts_per_slice,
-                smallest=config.smallest,
+                smallest=smallest_object(reader),
                 box_share=config.box_share,
                 augment=config.augment,
                 features=True,
                 seed=context.seed,
             ),
-            validate=cache_validation(reader, runner, smallest=config.smallest),
+            validate=cache_validation(reader, runner),
             best_by="score",
         ),
         config,

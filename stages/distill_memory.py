@@ -49,7 +49,6 @@ class MemoryConfig(LoopConfig):
         weight_encoder: of the stage-1 term on raw stride-16 features (EdgeTAM keeps it).
         train_encoder: whether the image encoder learns along.
         augment: strength of photometric augmentation of the student's input.
-        smallest: objects below so many pixels are not prompted in validation.
     """
 
     batch_size: int = Field(default=4, ge=1)
@@ -65,7 +64,6 @@ class MemoryConfig(LoopConfig):
     weight_encoder: float = Field(default=0.3, ge=0)
     train_encoder: bool = True
     augment: float = Field(default=0.5, ge=0)
-    smallest: int = Field(default=30, ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +167,7 @@ def run(student: StudentConfig, config: MemoryConfig, context: StageContext) -> 
     """
     reader = open_cache(context)
     runner = student_of_stage(context, "encoder")
-    validate = cache_validation(reader, runner, smallest=config.smallest)
+    validate = cache_validation(reader, runner)
     lengths = reader.index.tracks.lengths
     tracks = select_tracks(reader, split="train", minimum_length=2)
     if not len(tracks):
@@ -198,7 +196,13 @@ def run(student: StudentConfig, config: MemoryConfig, context: StageContext) -> 
 
     module = MemoryModule(runner, feature_deviations(reader), config)
     result = train(
-        TrainingTask(module=module, make_batch=make_batch, validate=validate, best_by="score"),
+        TrainingTask(
+            module=module,
+            make_batch=make_batch,
+            validate=validate,
+            best_by="score",
+            may_keep_start=True,
+        ),
         config,
         context,
         name="memory",

@@ -5,6 +5,8 @@ gets. Results of a model whose weights did not change are taken over.
 """
 
 import json
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,8 @@ def run(data: DataConfig, config: EvaluateConfig, context: StageContext) -> Arti
     kept = context.directory / "models"
     kept.mkdir(exist_ok=True)
     keys = {
-        name: _key(folder, data, config, reader, context.seed) for name, folder in folders.items()
+        name: _key(folder, data, config, reader, context.seed, device.type)
+        for name, folder in folders.items()
     }
     known = {name: _known(kept / f"{name}.json", key) for name, key in keys.items()}
     todo = [name for name, row in known.items() if row is None]
@@ -68,7 +71,7 @@ def run(data: DataConfig, config: EvaluateConfig, context: StageContext) -> Arti
     _add_retention(rows)
     document = {
         "rows": rows,
-        "context": _circumstances(reader, data, config, rows, shared, handles, device),
+        "context": _circumstances(reader, data, config, rows, shared, handles, device, runners),
     }
     (context.directory / "rows.json").write_text(json.dumps(document, indent=1) + "\n")
     samples.write(context.directory)
@@ -122,7 +125,12 @@ def _costs(runner: SliceRunner) -> dict[str, Any]:
 
 
 def _key(
-    folder: Path, data: DataConfig, config: EvaluateConfig, reader: CacheReader, seed: int
+    folder: Path,
+    data: DataConfig,
+    config: EvaluateConfig,
+    reader: CacheReader,
+    seed: int,
+    device: str,
 ) -> str:
     """Identity of one model's results: its weights, the data, what is measured."""
     parts = {
@@ -131,6 +139,7 @@ def _key(
         "cases": reader.spec.data_sha256,
         "evaluate": config.model_dump(mode="json"),
         "seed": seed,
+        "device": device,
     }
     return sha256_of_bytes(canonical_json(parts))
 
@@ -171,6 +180,15 @@ def _fraction(model: str) -> float | None:
     return float(percent.replace("p", ".")) / 100 if percent else 1.0
 
 
+def _backbone(runners: Mapping[str, SliceRunner]) -> str | None:
+    """The students' backbone, by timm's name."""
+    for runner in runners.values():
+        backbone = runner.config.vision_config.backbone_config
+        if hasattr(backbone, "architecture"):
+            return str(backbone.architecture)
+    return None
+
+
 def _circumstances(
     reader: CacheReader,
     data: DataConfig,
@@ -179,6 +197,7 @@ def _circumstances(
     shared: bool,
     handles: list[CaseHandle],
     device: torch.device,
+    runners: Mapping[str, SliceRunner],
 ) -> dict[str, Any]:
     structures = rows[0]["per_structure"]
     info = describe(reader.path)
@@ -192,6 +211,8 @@ def _circumstances(
         "track_length": config.track_length,
         "nsd_tolerance_mm": config.nsd_tolerance_mm,
         "device": device.type,
+        "cpu": platform.processor() or platform.machine(),
+        "backbone": _backbone(runners),
         "threads": torch.get_num_threads(),
         "cache_bytes": info.array_bytes["total"],
         "cache_bytes_per_slice": sum(

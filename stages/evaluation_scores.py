@@ -81,7 +81,7 @@ def measure_case(
         object_id: [
             int(index)
             for index in np.flatnonzero(
-                (small == object_id).reshape(len(small), -1).sum(1) >= config.smallest
+                (small == object_id).reshape(len(small), -1).sum(1) >= data.smallest
             )
         ]
         for object_id in case.object_ids

@@ -12,7 +12,6 @@ class EvaluateConfig(BaseModel):
 
     Attributes:
         split: which cases.
-        smallest: objects below so many pixels of the network's input are not counted on a slice.
         track_length: slices of a track around its prompted slice.
         nsd_tolerance_mm: of the normalised surface distance.
         samples: pictures kept for the report.
@@ -22,7 +21,6 @@ class EvaluateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: Literal["train", "validation", "test"] = "test"
-    smallest: int = Field(default=30, ge=1)
     track_length: int = Field(default=11, ge=2)
     nsd_tolerance_mm: float = Field(default=2.0, gt=0)
     samples: int = Field(default=6, ge=0)

@@ -25,6 +25,7 @@ from stages.training.student import (
     hand_on,
     new_student,
     open_cache,
+    smallest_object,
     student_of_stage,
 )
 from stages.training.task import TrainingTask
@@ -38,7 +39,8 @@ class LabelledConfig(LoopConfig):
     """Settings of training on labels; ``batch_size`` counts slices.
 
     Attributes:
-        tracks: tracks in each batch, besides the slices; 0 where the data are single slices.
+        tracks: tracks in a batch, besides the slices; 0 leaves them out.
+        track_every: batches from one with tracks to the next.
         length: slices of a window.
         prompts_per_slice: objects prompted on each slice.
         box_share: share of box prompts; the others are points.
@@ -48,10 +50,10 @@ class LabelledConfig(LoopConfig):
         weight_presence: of the object score term.
         weight_track: of all terms of the tracks relative to those of the slices.
         augment: strength of photometric augmentation.
-        smallest: objects below so many pixels are not prompted.
     """
 
     tracks: int = Field(default=2, ge=0)
+    track_every: int = Field(default=2, ge=1)
     length: int = Field(default=4, ge=2)
     prompts_per_slice: int = Field(default=2, ge=1)
     box_share: float = Field(default=0.75, ge=0, le=1)
@@ -61,7 +63,6 @@ class LabelledConfig(LoopConfig):
     weight_presence: float = Field(default=0.1, ge=0)
     weight_track: float = Field(default=1.0, ge=0)
     augment: float = Field(default=0.5, ge=0)
-    smallest: int = Field(default=30, ge=1)
 
 
 class FinetuneConfig(LabelledConfig):
@@ -230,7 +231,7 @@ def _train(
         rows,
         batch_size=config.batch_size,
         prompts_per_slice=config.prompts_per_slice,
-        smallest=config.smallest,
+        smallest=smallest_object(reader),
         box_share=config.box_share,
         augment=config.augment,
         features=teacher is not None,
@@ -249,14 +250,17 @@ def _train(
     )
 
     def make_batch(number: int) -> LabelledBatch:
-        return LabelledBatch(slices=slices(number), tracks=tracks(number) if tracks else None)
+        turn, rest = divmod(number, config.track_every)
+        followed = tracks(turn) if tracks and rest == 0 else None
+        return LabelledBatch(slices=slices(number), tracks=followed)
 
     result = train(
         TrainingTask(
             module=LabelledModule(runner, config, teacher),
             make_batch=make_batch,
-            validate=cache_validation(reader, runner, smallest=config.smallest),
+            validate=cache_validation(reader, runner),
             best_by="score",
+            may_keep_start=name == "finetune",
         ),
         config,
         context,

@@ -56,7 +56,9 @@ class TeacherBatches:
         self._alive: OrderedDict[int, LabelledVolume] = OrderedDict()
         self._real: list[LabelledVolume] = []
         if config.real == "mni152":
-            slabs = [slab for slab in mni152_volumes() if slab.split == "train"]
+            slabs = [
+                slab for slab in mni152_volumes(label_sets=("structures",)) if slab.split == "train"
+            ]
             self._real = [LabelledVolume(image=slab.image, label=slab.label) for slab in slabs]
 
     def __call__(self, number: int) -> TeacherBatch:

@@ -117,7 +117,11 @@ def run(config: TrainTeacherConfig, context: StageContext) -> Artifact:
 def _held_out(config: TrainTeacherConfig, seed: int) -> list[LabelledVolume]:
     """Volumes that no batch is cut from."""
     if config.real == "mni152":
-        slabs = [slab for slab in mni152_volumes() if slab.split == "validation"]
+        slabs = [
+            slab
+            for slab in mni152_volumes(label_sets=("structures",))
+            if slab.split == "validation"
+        ]
         return [LabelledVolume(image=slab.image, label=slab.label) for slab in slabs]
     side = config.network.image_size
     made = [

@@ -70,6 +70,10 @@ def train(
         state = {"step": 0, "window": {}, "best": None, "final": {}, "before": {}}
         if task.validate is not None:
             state["before"] = _validated(task, accelerator)
+            if task.may_keep_start and task.best_by is not None:
+                state["best"] = {"step": 0, "figures": state["before"]}
+                if accelerator.is_main_process:
+                    keep_best(task.module, context.directory)
     else:
         context.progress.note(f"{name}: continuing at step {state['step']} of {config.steps}")
     path = context.directory / "metrics.jsonl" if accelerator.is_main_process else None
@@ -82,6 +86,11 @@ def train(
     if task.best_by is not None and best is not None and best["step"] != state["step"]:
         accelerator.wait_for_everyone()
         restore_best(task.module, context.directory)
+        if best["step"] == 0:
+            context.progress.note(
+                f"{name}: no step made it better on the validation split; the student is handed "
+                "on as it came"
+            )
     return TrainingResult(
         steps=state["step"],
         final=state["final"],

@@ -32,6 +32,7 @@ __all__ = [
     "hand_on",
     "new_student",
     "open_cache",
+    "smallest_object",
     "student_of_stage",
 ]
 
@@ -130,8 +131,18 @@ class TeacherHeads:
 
 
 def feature_deviations(reader: CacheReader) -> dict[str, Tensor]:
-    """Array name → (C,) standard deviation per channel, float32, of every cached feature map."""
-    return {
-        name: torch.as_tensor(figures.std, dtype=torch.float32)
-        for name, figures in reader.statistics.items()
-    }
+    """Array name → (C,) standard deviation per channel, float32, of every cached feature map.
+
+    A nearly constant channel says nothing, and dividing by its deviation would let it drown the
+    others: the deviations are kept above a hundredth of their median.
+    """
+    deviations = {}
+    for name, figures in reader.statistics.items():
+        sigma = torch.as_tensor(figures.std, dtype=torch.float32)
+        deviations[name] = sigma.clamp(min=float(sigma.median()) / 100)
+    return deviations
+
+
+def smallest_object(reader: CacheReader) -> int:
+    """Objects below so many pixels were not prompted when the cache was made, and are not here."""
+    return int(reader.spec.precompute["data.smallest"])

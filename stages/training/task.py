@@ -22,12 +22,15 @@ class TrainingTask(Generic[BatchT]):
         validate: figures of the module as it is now, such as DSC on the validation split.
         best_by: the figure (higher is better) that picks the weights to hand on; without it the
             last weights are handed on.
+        may_keep_start: whether the weights from before the first step may be the best, as they
+            may for a stage that takes over a trained student.
     """
 
     module: nn.Module
     make_batch: Callable[[int], BatchT]
     validate: Callable[[], dict[str, float]] | None = None
     best_by: str | None = None
+    may_keep_start: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

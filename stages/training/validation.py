@@ -13,6 +13,7 @@ from efficient_medsam2.metrics import dsc
 from efficient_medsam2.networks.records import Prompts, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.prompts import SampledPrompt, box_of, stack_prompts
+from stages.training.student import smallest_object
 from stages.training.tracking import follow_windows, steps_of
 
 __all__ = ["cache_validation"]
@@ -21,14 +22,13 @@ _ROWS_AT_ONCE = 16
 
 
 def cache_validation(
-    reader: CacheReader, runner: SliceRunner, *, smallest: int, limit: int = 64
+    reader: CacheReader, runner: SliceRunner, *, limit: int = 64
 ) -> Callable[[], dict[str, float]] | None:
     """A function that measures the runner as it is at the moment of the call.
 
     Args:
         reader: the cache.
         runner: the network, which the caller puts into ``eval`` mode.
-        smallest: objects below so many pixels are not prompted.
         limit: at most so many slices and tracks, evenly spread.
 
     Returns:
@@ -37,6 +37,7 @@ def cache_validation(
     """
     if "validation" not in reader.index.cases.splits:
         return None
+    smallest = smallest_object(reader)
     rows = _spread(reader.index.select("slices", split="validation", view=0), limit)
     tracks = _spread(select_tracks(reader, split="validation", minimum_length=2), limit)
     if not len(rows):

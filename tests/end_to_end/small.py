@@ -50,13 +50,11 @@ def settings(run_dir, teacher):
         "precompute.tracks.per_object": 1,
         "precompute.tracks.length": 3,
         "student.backbone": "mobilenetv3_small_100",
-        "evaluate.smallest": 5,
         "evaluate.track_length": 3,
         "evaluate.samples": 2,
         "baseline.batch_size": 3,
         "baseline.length": 2,
         "baseline.tracks": 1,
-        "baseline.smallest": 5,
         "finetune.label_fractions": "[1.0]",
         "finetune.length": 2,
         "finetune.tracks": 1,
@@ -67,7 +65,7 @@ def settings(run_dir, teacher):
         "finetune.batch_size": 3,
     }
     for stage, steps in _STEPS.items():
-        values |= {f"{stage}.steps": steps, f"{stage}.smallest": 5, f"{stage}.log_every": 1}
+        values |= {f"{stage}.steps": steps, f"{stage}.log_every": 1}
         values |= {f"{stage}.validate_every": 2}
     return values | {"baseline.log_every": 1}
 

@@ -40,7 +40,7 @@ def test_a_case_is_measured_on_every_object_and_slice(blocks, cache_path):
     case = handle.load()
     runner = load_runner(cache_path / "teacher")
     scores, samples = {"measured": Scores()}, SampleBook(2)
-    config = EvaluateConfig(smallest=5, track_length=3)
+    config = EvaluateConfig(track_length=3)
     runners = {"measured": runner, "known": runner}
     measure_case(case, handle, blocks.data, config, runners, scores, samples)
     found = scores["measured"]

@@ -26,10 +26,10 @@ def runner(cache_path):
 
 
 def test_figures_are_means_over_objects_and_tracks(reader, runner):
-    figures = cache_validation(reader, runner, smallest=5)()
+    figures = cache_validation(reader, runner)()
     assert set(figures) == {"dsc", "dsc_3d", "score"}
     assert figures["score"] == pytest.approx((figures["dsc"] + figures["dsc_3d"]) / 2)
-    assert cache_validation(reader, runner, smallest=5)() == figures
+    assert cache_validation(reader, runner)() == figures
     # By hand: every track of the split, against what the cache holds of the teacher's answers.
     tracks = select_tracks(reader, split="validation", minimum_length=2)
     scores = []
@@ -45,13 +45,17 @@ def test_figures_are_means_over_objects_and_tracks(reader, runner):
 
 
 def test_without_an_object_the_score_is_zero(reader, runner):
-    assert cache_validation(reader, runner, smallest=10**6)() == {"dsc": 0.0, "score": 0.0}
+    spec = SimpleNamespace(precompute={"data.smallest": 10**6})
+    nothing_large = SimpleNamespace(
+        spec=spec, index=reader.index, read=reader.read, path=reader.path
+    )
+    assert cache_validation(nothing_large, runner)() == {"dsc": 0.0, "score": 0.0}
 
 
 def test_a_cache_without_validation_cases_is_not_validated(runner):
     cases = SimpleNamespace(splits=("train", "test"))
     reader = SimpleNamespace(index=SimpleNamespace(cases=cases))
-    assert cache_validation(reader, runner, smallest=5) is None
+    assert cache_validation(reader, runner) is None
 
 
 def test_the_teacher_followed_again_gives_the_cached_track(reader, runner):

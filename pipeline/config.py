@@ -30,6 +30,9 @@ class RunConfig(BaseModel):
 
     dir: Path = Field(Path("runs/default"), description="Folder of the stages' artifacts.")
     seed: int = Field(0, ge=0, description="Seed of every random stream.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of the networks; by default one a core."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run.")
 
 

@@ -285,6 +285,10 @@ def _execute(
     assert invocation.config is not None
     config = load_config(invocation.config, invocation.overrides)
     graph = build_graph(config)
+    if config.run.threads is not None:
+        import torch
+
+        torch.set_num_threads(config.run.threads)
     again = resume_invocation or invocation
     # Set by `accelerate launch`; the first process tells the progress of all.
     process, processes = (

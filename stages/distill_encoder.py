@@ -26,7 +26,7 @@ from stages.training.student import (
     smallest_object,
 )
 from stages.training.task import TrainingTask
-from stages.training.validation import cache_validation
+from stages.training.validation import cache_validation, recalibrate_on_cache
 
 __all__ = ["EncoderConfig", "run"]
 
@@ -136,12 +136,13 @@ def run(student: StudentConfig, config: EncoderConfig, context: StageContext) ->
                 features=True,
                 seed=context.seed,
             ),
-            validate=cache_validation(reader, runner),
+            validate=cache_validation(reader, runner, recalibrate=True),
             best_by="score",
         ),
         config,
         context,
         name="encoder",
     )
+    recalibrate_on_cache(reader, runner)
     files = hand_on(runner, context, {"stage": "encoder", "fingerprint": context.fingerprint})
     return Artifact(files=files, summary=result.summary())

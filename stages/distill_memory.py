@@ -6,6 +6,7 @@ Windows start at the prompted slice. First the student remembers what the teache
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from pydantic import Field
@@ -20,6 +21,7 @@ from stages.training.answers import teacher_terms
 from stages.training.batches import TrackStream, TrackWindows
 from stages.training.loop import share_done, train
 from stages.training.losses import feature_loss
+from stages.training.norms import freeze_norms
 from stages.training.settings import LoopConfig
 from stages.training.student import (
     feature_deviations,
@@ -92,6 +94,12 @@ class MemoryModule(nn.Module):
             frozen.append("vision_encoder.")
         for name, parameter in self.student.named_parameters():
             parameter.requires_grad_(not name.startswith(tuple(frozen)))
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode; the encoder's batch statistics stay those of stage 1."""
+        super().train(mode)
+        freeze_norms(self)
+        return self
 
     def forward(self, batch: ForcedWindows) -> dict[str, Tensor]:
         """Loss terms by name; ``loss`` is their weighted sum."""

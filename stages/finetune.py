@@ -5,6 +5,7 @@ distillation term on the teacher's masks (from cached features); the baseline ha
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from pydantic import Field, field_validator
@@ -19,6 +20,7 @@ from stages.training.answers import label_terms, teacher_terms
 from stages.training.batches import PromptedSlices, SliceStream, TrackStream, TrackWindows
 from stages.training.labelled import labelled_rows, labelled_tracks
 from stages.training.loop import train
+from stages.training.norms import freeze_norms
 from stages.training.settings import LoopConfig
 from stages.training.student import (
     TeacherHeads,
@@ -30,7 +32,7 @@ from stages.training.student import (
 )
 from stages.training.task import TrainingTask
 from stages.training.tracking import follow_windows, steps_of
-from stages.training.validation import cache_validation
+from stages.training.validation import cache_validation, recalibrate_on_cache
 
 __all__ = ["BaselineConfig", "FinetuneConfig", "run", "run_baseline"]
 
@@ -53,7 +55,7 @@ class LabelledConfig(LoopConfig):
     """
 
     tracks: int = Field(default=2, ge=0)
-    track_every: int = Field(default=2, ge=1)
+    track_every: int = Field(default=3, ge=1)
     length: int = Field(default=4, ge=2)
     prompts_per_slice: int = Field(default=2, ge=1)
     box_share: float = Field(default=0.75, ge=0, le=1)
@@ -74,7 +76,7 @@ class FinetuneConfig(LabelledConfig):
         temperature: of that KL.
     """
 
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     label_fractions: tuple[float, ...] = Field(default=(1.0,), min_length=1)
     weight_kl: float = Field(default=0.1, ge=0)
     temperature: float = Field(default=4.0, gt=0)
@@ -121,6 +123,13 @@ class LabelledModule(nn.Module):
         # Not a submodule: the frozen teacher's decoder is no part of the checkpoint.
         self.teacher = teacher
         self.student.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode; a distilled encoder keeps its batch statistics."""
+        super().train(mode)
+        if isinstance(self.config, FinetuneConfig):
+            freeze_norms(self)
+        return self
 
     def forward(self, batch: LabelledBatch) -> dict[str, Tensor]:
         """Loss terms by name; ``loss`` is their weighted sum."""
@@ -258,7 +267,7 @@ def _train(
         TrainingTask(
             module=LabelledModule(runner, config, teacher),
             make_batch=make_batch,
-            validate=cache_validation(reader, runner),
+            validate=cache_validation(reader, runner, recalibrate=name == "baseline"),
             best_by="score",
             may_keep_start=name == "finetune",
         ),
@@ -266,6 +275,8 @@ def _train(
         context,
         name=context.directory.name,
     )
+    if name == "baseline":
+        recalibrate_on_cache(reader, runner)
     origin = {"stage": name, "label_fraction": label_fraction, "fingerprint": context.fingerprint}
     files = hand_on(runner, context, origin)
     summary = result.summary() | {"labelled_slices": len(rows), "label_fraction": label_fraction}

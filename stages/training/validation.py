@@ -7,22 +7,28 @@ import torch
 import torch.nn.functional as F
 
 from cache import CacheReader
-from cache.dataset import read_slices, read_tracks, select_tracks
+from cache.dataset import ShuffledRows, read_slices, read_tracks, select_tracks
 from efficient_medsam2.images import to_network_input
 from efficient_medsam2.metrics import dsc
 from efficient_medsam2.networks.records import Prompts, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.prompts import SampledPrompt, box_of, stack_prompts
+from stages.training.norms import recalibrate_norms
 from stages.training.student import smallest_object
 from stages.training.tracking import follow_windows, steps_of
 
-__all__ = ["cache_validation"]
+__all__ = ["cache_validation", "recalibrate_on_cache"]
 
 _ROWS_AT_ONCE = 16
+_CALIBRATED_AT_ONCE, _CALIBRATION_BATCHES = 32, 8
 
 
 def cache_validation(
-    reader: CacheReader, runner: SliceRunner, *, limit: int = 64
+    reader: CacheReader,
+    runner: SliceRunner,
+    *,
+    limit: int = 64,
+    recalibrate: bool = False,
 ) -> Callable[[], dict[str, float]] | None:
     """A function that measures the runner as it is at the moment of the call.
 
@@ -30,6 +36,7 @@ def cache_validation(
         reader: the cache.
         runner: the network, which the caller puts into ``eval`` mode.
         limit: at most so many slices and tracks, evenly spread.
+        recalibrate: measure the encoder's batch statistics on training slices first.
 
     Returns:
         A function that gives ``dsc`` (tight boxes), ``dsc_3d`` (tracks, where the split has any)
@@ -45,6 +52,8 @@ def cache_validation(
 
     @torch.no_grad()
     def measure() -> dict[str, float]:
+        if recalibrate:
+            recalibrate_on_cache(reader, runner)
         flat = _boxes(reader, runner, rows, smallest)
         if not flat:
             return {"dsc": 0.0, "score": 0.0}
@@ -55,6 +64,23 @@ def cache_validation(
         return figures | {"score": float(np.mean(list(figures.values())))}
 
     return measure
+
+
+def recalibrate_on_cache(reader: CacheReader, runner: SliceRunner) -> None:
+    """Measure the encoder's batch statistics on training slices of the cache.
+
+    Batches are shuffled: neighbouring slices look alike, and statistics within such a batch are
+    far from those of the data.
+    """
+    rows = reader.index.select("slices", split="train", view=0)
+    order = ShuffledRows(rows, min(_CALIBRATED_AT_ONCE, len(rows)), seed=0)
+    recalibrate_norms(
+        runner,
+        (
+            to_network_input(read_slices(reader, order.batch(number), levels=()).image)
+            for number in range(_CALIBRATION_BATCHES)
+        ),
+    )
 
 
 def _spread(rows: np.ndarray, limit: int) -> np.ndarray:

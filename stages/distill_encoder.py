@@ -49,7 +49,7 @@ class EncoderConfig(LoopConfig):
     weight_s16: float = Field(default=1.0, ge=0)
     weight_s8: float = Field(default=0.5, ge=0)
     weight_s4: float = Field(default=0.5, ge=0)
-    weight_mask: float = Field(default=0.05, ge=0)
+    weight_mask: float = Field(default=0.2, ge=0)
     prompts_per_slice: int = Field(default=2, ge=1)
     box_share: float = Field(default=0.5, ge=0, le=1)
     second_click: float = Field(default=0.0, ge=0, le=1)

@@ -168,7 +168,8 @@ def _evaluate(config: "Config", upstream: tuple[str, ...]) -> StageNode:
 
     settings = _settings(config, data=config.data, evaluate=config.evaluate)
     # What is in the data is told by the cache; where the raw files lie does not matter.
-    del settings["data.source"], settings["data.on_error"]
+    for key in ("data.source", "data.on_error"):
+        settings.pop(key, None)
     return StageNode(name="evaluate", upstream=upstream, settings=settings, run=run)
 
 

@@ -50,6 +50,7 @@ def settings(run_dir, teacher):
         "precompute.tracks.per_object": 1,
         "precompute.tracks.length": 3,
         "student.backbone": "mobilenetv3_small_100",
+        "student.memory_layers": 1,
         "evaluate.track_length": 3,
         "evaluate.samples": 2,
         "baseline.batch_size": 3,

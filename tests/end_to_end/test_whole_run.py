@@ -92,7 +92,7 @@ def test_another_learning_rate_makes_what_follows_stale_and_status_names_it(fini
         "finetune",
         "evaluate",
     }
-    assert states["encoder"][1] == ("encoder.learning_rate: 0.002 -> 0.005",)
+    assert states["encoder"][1] == ("encoder.learning_rate: 0.0015 -> 0.005",)
     assert states["memory"][1] == ("upstream encoder is stale",)
 
 

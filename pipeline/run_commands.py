@@ -3,15 +3,13 @@
 # ruff: noqa: D301 (click takes \b, the character, as "do not rewrap this paragraph")
 
 import json
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.errors import ConfigError
+from pipeline.execution import execute, only_stages
 from pipeline.options import Invocation, config_options, progress_option, run_options
 
 if TYPE_CHECKING:
@@ -19,14 +17,6 @@ if TYPE_CHECKING:
     from pipeline.stage_node import StageNode
 
 __all__ = ["demo", "evaluate", "precompute", "report", "run", "train"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ran:
-    """The run folder, and the stages that were not fresh."""
-
-    directory: Path
-    stages: tuple[str, ...]
 
 
 _TRAINABLE = ("teacher", "baseline", "encoder", "memory", "finetune")
@@ -54,7 +44,7 @@ def precompute(
     invocation = Invocation(
         command=("precompute",), config=config, overrides=overrides, progress=progress
     )
-    _execute(invocation, resume, force, lambda graph: _only(("precompute",), force))
+    execute(invocation, resume, force, lambda graph: only_stages(("precompute",), force))
 
 
 @click.command()
@@ -91,12 +81,12 @@ def train(
         names = stage_family(graph, stage)
         if not names:
             raise ConfigError(f"train {stage}: {_DISABLED.get(stage, 'no such stage here')}")
-        return _only(names, force)
+        return only_stages(names, force)
 
     invocation = Invocation(
         command=("train", stage), config=config, overrides=overrides, progress=progress
     )
-    _execute(invocation, resume, force, select)
+    execute(invocation, resume, force, select)
 
 
 @click.command()
@@ -137,7 +127,7 @@ def run(
         overrides=overrides,
         progress=progress,
     )
-    ran = _execute(invocation, resume, force, select)
+    ran = execute(invocation, resume, force, select)
     if "evaluate" in ran.stages:
         _report(ran.directory)
 
@@ -159,7 +149,7 @@ def evaluate(
     invocation = Invocation(
         command=("evaluate",), config=config, overrides=overrides, progress=progress
     )
-    _execute(invocation, resume, force, lambda graph: _only(("evaluate",), force))
+    execute(invocation, resume, force, lambda graph: only_stages(("evaluate",), force))
 
 
 @click.command()
@@ -206,7 +196,7 @@ def demo(
     again += ("--train-teacher",) if train_teacher else ()
     for override in overrides:
         again += ("--set", override)
-    _execute(
+    execute(
         Invocation(
             command=("run",), config=preset, overrides=settings + overrides, progress=progress
         ),
@@ -257,60 +247,3 @@ def _report(run_dir: Path) -> None:
             line = f"falls short: {check['name']}: {check['value']} (wanted {check['wanted']})"
             click.secho(line, fg="red")
     click.echo(f"report: {files.html}")
-
-
-def _only(names: tuple[str, ...], force: tuple[str, ...]) -> "Selection":
-    from pipeline.selection import Selection
-
-    return Selection(only=names, force=frozenset(force))
-
-
-def _execute(
-    invocation: Invocation,
-    resume: bool,
-    force: tuple[str, ...],
-    select: Callable[[tuple["StageNode", ...]], "Selection"],
-    resume_invocation: Invocation | None = None,
-) -> _Ran:
-    """Load the config and run what ``select`` picks from its stages."""
-    import yaml
-
-    from pipeline.config import load_config
-    from pipeline.progress import PROGRESS_KINDS, make_progress
-    from pipeline.run_settings import RunSettings
-    from pipeline.runner import run_stages
-    from pipeline.selection import Commands
-    from pipeline.stage_graph import build_graph
-
-    assert invocation.config is not None
-    config = load_config(invocation.config, invocation.overrides)
-    graph = build_graph(config)
-    if config.run.threads is not None:
-        import torch
-
-        torch.set_num_threads(config.run.threads)
-    again = resume_invocation or invocation
-    # Set by `accelerate launch`; the first process tells the progress of all.
-    process, processes = (
-        int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1"))
-    )
-    kind = next(k for k in PROGRESS_KINDS if k == invocation.progress) if process == 0 else "none"
-    stages = run_stages(
-        graph,
-        settings=RunSettings(
-            directory=config.run.dir,
-            cache=config.cache_folder,
-            seed=config.run.seed,
-            device=config.run.device,
-            resume=resume,
-            process=process,
-            processes=processes,
-        ),
-        selection=select(graph),
-        progress=make_progress(kind),
-        commands=Commands(
-            stage=invocation.stage_text, resume=lambda forced: again.text(tuple(forced))
-        ),
-        config_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
-    )
-    return _Ran(directory=config.run.dir, stages=stages if process == 0 else ())

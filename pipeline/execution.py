@@ -1,0 +1,81 @@
+"""From a command line to stages that run: what every running command shares."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.options import Invocation
+
+if TYPE_CHECKING:
+    from pipeline.selection import Selection
+    from pipeline.stage_node import StageNode
+
+__all__ = ["Ran", "execute", "only_stages"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """The run folder, and the stages that were not fresh."""
+
+    directory: Path
+    stages: tuple[str, ...]
+
+
+def only_stages(names: tuple[str, ...], force: tuple[str, ...]) -> "Selection":
+    """Select these stages alone."""
+    from pipeline.selection import Selection
+
+    return Selection(only=names, force=frozenset(force))
+
+
+def execute(
+    invocation: Invocation,
+    resume: bool,
+    force: tuple[str, ...],
+    select: Callable[[tuple["StageNode", ...]], "Selection"],
+    resume_invocation: Invocation | None = None,
+) -> Ran:
+    """Load the config and run what ``select`` picks from its stages."""
+    import yaml
+
+    from pipeline.config import load_config
+    from pipeline.progress import PROGRESS_KINDS, make_progress
+    from pipeline.run_settings import RunSettings
+    from pipeline.runner import run_stages
+    from pipeline.selection import Commands
+    from pipeline.stage_graph import build_graph
+
+    assert invocation.config is not None
+    config = load_config(invocation.config, invocation.overrides)
+    graph = build_graph(config)
+    if config.run.threads is not None:
+        import torch
+
+        torch.set_num_threads(config.run.threads)
+    again = resume_invocation or invocation
+    # Set by `accelerate launch`; the first process tells the progress of all.
+    process, processes = (
+        int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1"))
+    )
+    kind = next(k for k in PROGRESS_KINDS if k == invocation.progress) if process == 0 else "none"
+    stages = run_stages(
+        graph,
+        settings=RunSettings(
+            directory=config.run.dir,
+            cache=config.cache_folder,
+            seed=config.run.seed,
+            device=config.run.device,
+            resume=resume,
+            process=process,
+            processes=processes,
+        ),
+        selection=select(graph),
+        progress=make_progress(kind),
+        commands=Commands(
+            stage=invocation.stage_text, resume=lambda forced: again.text(tuple(forced))
+        ),
+        config_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+    )
+    return Ran(directory=config.run.dir, stages=stages if process == 0 else ())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from efficient_medsam2.images.write import write_label
     from efficient_medsam2.metrics import dsc, nsd, official_nsd
     from efficient_medsam2.networks.model_folder import load_runner, save_model
+    from efficient_medsam2.networks.options import RunnerOptions
     from efficient_medsam2.networks.records import (
         MemoryEntry,
         Prompts,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
         SliceRecord,
         boxes_to_prompts,
     )
-    from efficient_medsam2.networks.runner import RunnerOptions, SliceRunner
+    from efficient_medsam2.networks.runner import SliceRunner
     from efficient_medsam2.networks.student import StudentConfig, build_student
     from efficient_medsam2.predictor import VolumePredictor
 
@@ -69,7 +70,7 @@ _MODULES = {
     "IntensityConfig": "images.intensity",
     "MemoryEntry": "networks.records",
     "Prompts": "networks.records",
-    "RunnerOptions": "networks.runner",
+    "RunnerOptions": "networks.options",
     "SliceFeatures": "networks.records",
     "SliceRecord": "networks.records",
     "SliceRunner": "networks.runner",

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efficient_medsam2.networks.hiera import SMALL_NET_FRAMES, new_model, small_config
+from efficient_medsam2.networks.options import RunnerOptions
 from efficient_medsam2.networks.records import SliceFeatures
-from efficient_medsam2.networks.runner import RunnerOptions, SliceRunner
+from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.synthetic.mni152 import mni152_volumes
 from efficient_medsam2.synthetic.volumes import generate_volume
 from stages.context import Artifact, StageContext

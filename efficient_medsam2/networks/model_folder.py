@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from efficient_medsam2.errors import WeightsError
-from efficient_medsam2.networks.runner import RunnerOptions, SliceRunner
+from efficient_medsam2.networks.options import RunnerOptions
+from efficient_medsam2.networks.runner import SliceRunner
 
 __all__ = ["MODEL_FILES", "load_runner", "load_weights", "read_model_config", "save_model"]
 

@@ -8,7 +8,6 @@ Shape letters: B rows, C channels, S input size in pixels, H W rows and columns 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,36 +16,16 @@ from transformers import Sam2VideoModel
 
 from efficient_medsam2.networks.filled_boxes import filled_boxes
 from efficient_medsam2.networks.memory_tokens import memory_tokens
+from efficient_medsam2.networks.options import RunnerOptions
 from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatures, SliceRecord
 
-__all__ = ["NO_OBJECT_LOGIT", "RunnerOptions", "SliceRunner"]
+__all__ = ["NO_OBJECT_LOGIT", "SliceRunner"]
 
 NO_OBJECT_LOGIT = -1024.0
 """Mask logit of an object judged absent (SAM2Base)."""
 
 MASK_SCALE, MASK_BIAS = 20.0, -10.0
 """Mask probabilities enter the memory encoder as ``p * 20 - 10`` (SAM2Base)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunnerOptions:
-    """Deployment switches that belong to a model, not to its weights.
-
-    Attributes:
-        fill_box: a box is also given as a mask prompt, filled. Networks trained here from
-            nothing use it; MedSAM2 does not.
-        binarise_prompted_mask: the mask of a prompted slice enters the memory as 0/1 (the
-            official predictors; ``SAM2Base`` alone does not).
-        dynamic_multimask: fall back to the best of three masks where the single mask is unstable
-            (the official predictors).
-        fixed_num_frames: sequence length that the pointers' time code assumes whatever the real
-            one is; None = the real one (SAM2Base). Networks trained here on short windows set it.
-    """
-
-    fill_box: bool = False
-    binarise_prompted_mask: bool = False
-    dynamic_multimask: bool = False
-    fixed_num_frames: int | None = None
 
 
 class SliceRunner:

@@ -12,7 +12,8 @@ from efficient_medsam2.checkpoints import TeacherKind, checkpoint_sha256, locate
 from efficient_medsam2.errors import WeightsError
 from efficient_medsam2.networks.hiera import official_config
 from efficient_medsam2.networks.model_folder import load_runner
-from efficient_medsam2.networks.runner import RunnerOptions, SliceRunner
+from efficient_medsam2.networks.options import RunnerOptions
+from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.teachers.official import from_official
 
 __all__ = ["Teacher", "load_teacher"]

@@ -9,7 +9,8 @@ import torch
 
 from efficient_medsam2.networks.hiera import SmallNetConfig, new_model, small_config
 from efficient_medsam2.networks.model_folder import save_model
-from efficient_medsam2.networks.runner import RunnerOptions, SliceRunner
+from efficient_medsam2.networks.options import RunnerOptions
+from efficient_medsam2.networks.runner import SliceRunner
 
 ROOT = Path(__file__).parents[2]
 

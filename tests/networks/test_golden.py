@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from efficient_medsam2.networks.options import RunnerOptions
 from efficient_medsam2.networks.records import Prompts, boxes_to_prompts
-from efficient_medsam2.networks.runner import RunnerOptions, SliceRunner
+from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.teachers.load import load_teacher
 from tests.networks import golden
 

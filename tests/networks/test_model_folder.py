@@ -12,8 +12,8 @@ from efficient_medsam2.networks.model_folder import (
     read_model_config,
     save_model,
 )
+from efficient_medsam2.networks.options import RunnerOptions
 from efficient_medsam2.networks.records import boxes_to_prompts
-from efficient_medsam2.networks.runner import RunnerOptions
 from tests.networks.tiny import boxes, pixels, tiny_runner
 
 OPTIONS = RunnerOptions(fill_box=True, binarise_prompted_mask=True, fixed_num_frames=8)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from efficient_medsam2.networks.filled_boxes import filled_boxes
+from efficient_medsam2.networks.options import RunnerOptions
 from efficient_medsam2.networks.records import Prompts, SliceRecord, boxes_to_prompts
-from efficient_medsam2.networks.runner import NO_OBJECT_LOGIT, RunnerOptions, SliceRunner
+from efficient_medsam2.networks.runner import NO_OBJECT_LOGIT, SliceRunner
 from tests.networks.tiny import (
     SIZE,
     boxes,

@@ -4,8 +4,9 @@ import torch
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from efficient_medsam2.networks.hiera import SmallNetConfig, new_model, small_config
+from efficient_medsam2.networks.options import RunnerOptions
 from efficient_medsam2.networks.records import MemoryEntry, SliceFeatures
-from efficient_medsam2.networks.runner import RunnerOptions, SliceRunner
+from efficient_medsam2.networks.runner import SliceRunner
 
 SIZE = 64
 TINY = SmallNetConfig(

@@ -5,7 +5,7 @@ import torch
 
 from efficient_medsam2.errors import WeightsError
 from efficient_medsam2.networks.model_folder import save_model
-from efficient_medsam2.networks.runner import RunnerOptions
+from efficient_medsam2.networks.options import RunnerOptions
 from efficient_medsam2.teachers.load import load_teacher
 from tests.networks import golden
 from tests.networks.tiny import tiny_runner

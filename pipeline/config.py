@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from efficient_medsam2.networks.student import StudentConfig
 from pipeline.config_file import PRESETS, load
-from stages.cache_settings import CacheConfig, PrecomputeConfig, TeacherConfig
+from stages.cache_settings import CacheConfig, PrecomputeConfig
 from stages.cases import DataConfig
 from stages.distill_encoder import EncoderConfig
 from stages.distill_memory import MemoryConfig
 from stages.evaluate import EvaluateConfig
 from stages.finetune import BaselineConfig, FinetuneConfig
+from stages.teacher_source import TeacherConfig
 from stages.train_teacher import TrainTeacherConfig
 
 __all__ = ["Config", "RunConfig", "load_config"]

@@ -209,9 +209,9 @@ def _planned(
 
 def _estimate(config: "Config") -> tuple[str, ...]:
     """Lines on the size of the cache and the time it takes."""
-    from stages import precompute
+    from stages.estimate import estimate
 
-    return tuple(precompute.estimate(config.data, config.teacher, config.cache, config.precompute))
+    return tuple(estimate(config.data, config.teacher, config.cache, config.precompute))
 
 
 def _print_json(value: Any) -> None:  # noqa: ANN401 (any JSON value)

@@ -15,8 +15,9 @@ from efficient_medsam2.checkpoints import checkpoint_sha256
 from efficient_medsam2.errors import DataError, WeightsError
 from efficient_medsam2.images import CaseSource, find_cases
 from efficient_medsam2.synthetic.mni152 import template_digests
-from stages.cache_settings import CacheConfig, PrecomputeConfig, TeacherConfig, settings_of_cache
+from stages.cache_settings import CacheConfig, PrecomputeConfig, settings_of_cache
 from stages.cases import DataConfig, phantom_digests, source_is_present
+from stages.teacher_source import TeacherConfig
 
 __all__ = ["FILES_NAME", "SKIPPED_NAME", "examine"]
 

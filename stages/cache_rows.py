@@ -16,8 +16,8 @@ from cache import CacheIndex, CaseRow, PromptRow, SliceRow, TrackRow
 from efficient_medsam2.errors import DataError
 from efficient_medsam2.images import Case, squash_labels
 from efficient_medsam2.prompts import SampledPrompt, sample_prompt
-from stages.cache_settings import PromptConfig, TrackConfig
 from stages.cases import CaseHandle, DataConfig, Dataset
+from stages.row_settings import PromptConfig, TrackConfig
 
 __all__ = ["CacheRows", "SkippedCase", "decide_rows"]
 

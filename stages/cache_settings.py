@@ -7,15 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cache.durable import canonical_json, sha256_of_bytes
 from stages.cases import DataConfig
+from stages.row_settings import PromptConfig, TrackConfig, ViewConfig
 
 __all__ = [
     "STORED_DTYPES",
     "CacheConfig",
     "PrecomputeConfig",
-    "PromptConfig",
     "StoredType",
-    "TeacherConfig",
-    "TrackConfig",
     "data_digest",
     "settings_of_cache",
 ]
@@ -23,22 +21,6 @@ __all__ = [
 StoredType = Literal["uint8", "uint16", "float16", "float32"]
 
 STORED_DTYPES: dict[str, StoredType] = {"fp16": "float16", "fp32": "float32"}
-
-
-class TeacherConfig(BaseModel):
-    """The teacher.
-
-    Attributes:
-        kind: ``scratch``: a small network made by ``train teacher``; ``medsam2``: the official one.
-        checkpoint: model folder (scratch; default: the shipped one) or MedSAM2_latest.pt.
-        train: train a scratch teacher first and use that one.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["scratch", "medsam2"] = "scratch"
-    checkpoint: Path | None = None
-    train: bool = False
 
 
 class CacheConfig(BaseModel):
@@ -59,44 +41,11 @@ class CacheConfig(BaseModel):
     rows_per_shard: int = Field(default=64, ge=1)
 
 
-class PromptConfig(BaseModel):
-    """Prompts that the teacher answers on every (object, slice).
-
-    Attributes:
-        per_object: prompts of each object on each slice.
-        box_share: probability of a box; else a foreground point.
-        jitter: box noise as a fraction of its side.
-        seed: of all sampling; each (case, slice, object) has its own stream.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    per_object: int = Field(default=2, ge=0)
-    box_share: float = Field(default=0.75, ge=0, le=1)
-    jitter: float = Field(default=0.1, ge=0)
-    seed: int = 0
-
-
-class TrackConfig(BaseModel):
-    """The teacher's propagations.
-
-    Attributes:
-        per_object: prompted slices of each object, the one with its largest area first.
-        length: slices of a track in one direction, the prompted one included.
-        margin: slices beyond the object's end that a track still visits.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    per_object: int = Field(default=2, ge=0)
-    length: int = Field(default=6, ge=2)
-    margin: int = Field(default=1, ge=0)
-
-
 class PrecomputeConfig(BaseModel):
     """What the teacher is asked.
 
     Attributes:
+        views: geometric views of each slice.
         prompts: prompts on single slices.
         tracks: propagations through a case.
         batch_size: rows that the teacher gets at a time.
@@ -105,6 +54,7 @@ class PrecomputeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    views: ViewConfig = ViewConfig()
     prompts: PromptConfig = PromptConfig()
     tracks: TrackConfig = TrackConfig()
     batch_size: int = Field(default=16, ge=1)

@@ -24,6 +24,7 @@ from efficient_medsam2.images import (
     assign_splits,
     find_cases,
 )
+from efficient_medsam2.images.slices import CaseSlices, LoadedSlices
 from efficient_medsam2.synthetic.mni152 import mni152_volumes, template_digests
 from efficient_medsam2.synthetic.phantom import phantom
 from efficient_medsam2.synthetic.record import SyntheticVolume
@@ -92,7 +93,8 @@ class CaseHandle:
         case_id: unique name.
         patient_id: whom it shows.
         split: its split.
-        load: reads it.
+        load: reads it whole.
+        open: opens it to be read slice by slice.
         files: relative name → path of every file; empty for a generated case.
         digests: relative name → SHA-256 of the content that the case is made from.
         object_names: label value → name, where names are known.
@@ -102,6 +104,7 @@ class CaseHandle:
     patient_id: str
     split: str
     load: Callable[[], Case]
+    open: Callable[[], CaseSlices]
     files: Mapping[str, Path]
     digests: Callable[[], dict[str, str]]
     object_names: Mapping[int, str]
@@ -184,6 +187,7 @@ def _of_source(source: CaseSource, split: str) -> CaseHandle:
         patient_id=source.patient_id,
         split=split,
         load=source.load,
+        open=lambda: LoadedSlices(source.load()),
         files=dict(zip(source.names, source.files, strict=True)),
         digests=source.digests,
         object_names={},
@@ -200,6 +204,7 @@ def _of_volumes(
             patient_id=patient,
             split=volume.split,
             load=_loader(volume, patient),
+            open=_opener(volume, patient),
             files={},
             digests=lambda: dict(digests),
             object_names=volume.object_names,
@@ -229,3 +234,7 @@ def _loader(volume: SyntheticVolume, patient: str) -> Callable[[], Case]:
         )
 
     return load
+
+
+def _opener(volume: SyntheticVolume, patient: str) -> Callable[[], CaseSlices]:
+    return lambda: LoadedSlices(_loader(volume, patient)())

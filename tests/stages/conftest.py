@@ -7,15 +7,11 @@ import torch
 from cache import CacheReader
 from pipeline.progress import make_progress
 from stages import precompute
-from stages.cache_settings import (
-    CacheConfig,
-    PrecomputeConfig,
-    PromptConfig,
-    TeacherConfig,
-    TrackConfig,
-)
+from stages.cache_settings import CacheConfig, PrecomputeConfig
 from stages.cases import DataConfig
 from stages.context import StageContext
+from stages.row_settings import PromptConfig, TrackConfig
+from stages.teacher_source import TeacherConfig
 from tests.end_to_end import small
 
 

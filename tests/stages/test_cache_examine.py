@@ -10,8 +10,10 @@ from cache import CacheReader
 from efficient_medsam2.errors import DataError
 from stages import precompute
 from stages.cache_examine import examine
-from stages.cache_settings import CacheConfig, PrecomputeConfig, PromptConfig, TrackConfig
+from stages.cache_settings import CacheConfig, PrecomputeConfig
 from stages.cases import DataConfig
+from stages.estimate import estimate
+from stages.row_settings import PromptConfig, TrackConfig
 from tests.end_to_end import files, small
 from tests.stages.conftest import make_cache, make_context
 
@@ -192,12 +194,12 @@ def test_raw_data_that_became_unusable_are_a_difference(folder):
 
 
 def test_the_estimate_counts_what_precompute_then_writes(blocks, cache_path, reader):
-    lines = precompute.estimate(blocks.data, blocks.teacher, blocks.cache, blocks.precompute)
+    lines = estimate(blocks.data, blocks.teacher, blocks.cache, blocks.precompute)
     for space, count in reader.counts.items():
         assert f"{count} {space}" in lines
     assert lines[-1].startswith("total: ")
     trained = blocks.teacher.model_copy(update={"train": True})
-    (line,) = precompute.estimate(blocks.data, trained, blocks.cache, blocks.precompute)
+    (line,) = estimate(blocks.data, trained, blocks.cache, blocks.precompute)
     assert "once the teacher is trained" in line
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from efficient_medsam2.errors import DataError
 from efficient_medsam2.images import Case, Provenance, SplitReport
+from efficient_medsam2.images.slices import LoadedSlices
 from stages.cache_rows import decide_rows
-from stages.cache_settings import PromptConfig, TrackConfig
 from stages.cases import CaseHandle, DataConfig, Dataset
+from stages.row_settings import PromptConfig, TrackConfig
 
 SIZE = 32
 
@@ -42,6 +43,7 @@ def handle_of(name, load):
         patient_id=name,
         split="train",
         load=load,
+        open=lambda: LoadedSlices(load()),
         files=MappingProxyType({}),
         digests=lambda: {"file": "0" * 64},
         object_names=MappingProxyType({}),

@@ -13,6 +13,7 @@ from cache.errors import (
     CacheMissingError,
     CacheSpaceError,
     CacheStaleError,
+    CacheUnreachableError,
 )
 from cache.index import CacheIndex
 from cache.info import CacheInfo, describe
@@ -40,6 +41,7 @@ __all__ = [
     "CacheSpaceError",
     "CacheSpec",
     "CacheStaleError",
+    "CacheUnreachableError",
     "CacheWriter",
     "CaseRow",
     "ChannelStatistics",

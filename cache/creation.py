@@ -5,11 +5,13 @@ cache, and of which settings.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from cache.durable import TEMPORARY_SUFFIX, sha256_of_bytes
-from cache.errors import CacheMissingError, CacheStaleError
+from cache.errors import CacheCorruptError, CacheMissingError, CacheStaleError
+from cache.hdf5_store import Hdf5Store
 from cache.index import CacheIndex
 from cache.index_files import INDEX_FOLDER, encode_index, index_file_problem, write_index
 from cache.layout import (
@@ -27,6 +29,7 @@ from cache.lock import LOCK_NAME, FolderLock
 from cache.schema import CacheSpec, Difference, RowSpace
 from cache.sizes import check_room, required_bytes, space_errors
 from cache.store import ArrayStore
+from cache.worker_token import TOKEN_NAME, remove_shard_locks, revoke_token
 from cache.zarr_store import ZarrStore
 
 __all__ = ["discard_untrusted", "open_store", "prepare_folder", "shard_problem"]
@@ -34,14 +37,22 @@ __all__ = ["discard_untrusted", "open_store", "prepare_folder", "shard_problem"]
 
 def open_store(path: Path, header: CacheHeader) -> ArrayStore:
     """Give the store that a header names."""
-    assert header.spec.format == "zarr"
+    if header.spec.format == "hdf5":
+        return Hdf5Store(path, header.spec, header.counts)
     return ZarrStore(path, header.spec, header.counts)
 
 
 def prepare_folder(
-    path: Path, spec: CacheSpec, index: CacheIndex, *, replace: bool
+    path: Path, spec: CacheSpec, index: CacheIndex, *, replace: bool, most: int | None = None
 ) -> tuple[FolderLock, CacheHeader, ArrayStore]:
     """Lock a folder and make it hold the header, index and array metadata of a cache.
+
+    Args:
+        path: the folder.
+        spec: identity of the cache.
+        index: its rows.
+        replace: throw away the cache that is there.
+        most: bytes that lie there at any moment, where the cache is only passing through.
 
     Raises:
         CacheMissingError, CacheStaleError, CacheCorruptError, CacheLockedError, CacheSpaceError:
@@ -52,7 +63,10 @@ def prepare_folder(
         _refuse_other_folder(path)
         lock = FolderLock(path)
         try:
-            header = _prepare_locked(path, spec, index, replace=replace)
+            # First of all, so that no worker of an earlier writer publishes in between.
+            revoke_token(path)
+            remove_shard_locks(path)
+            header = _prepare_locked(path, spec, index, replace=replace, most=most)
             store = open_store(path, header)
             store.prepare()
         except BaseException:
@@ -74,11 +88,11 @@ def _refuse_other_folder(path: Path) -> None:
 
 def _is_header_leftover(item: Path) -> bool:
     temporary = item.name.startswith(HEADER_NAME) and item.suffix == TEMPORARY_SUFFIX
-    return temporary or item.name == LOCK_NAME
+    return temporary or item.name in (LOCK_NAME, TOKEN_NAME)
 
 
 def _prepare_locked(
-    path: Path, spec: CacheSpec, index: CacheIndex, *, replace: bool
+    path: Path, spec: CacheSpec, index: CacheIndex, *, replace: bool, most: int | None
 ) -> CacheHeader:
     for folder in (path, path / INDEX_FOLDER, path / LEDGER_FOLDER):
         for name in (item.name for item in _own_temporaries(folder)):
@@ -87,15 +101,31 @@ def _prepare_locked(
         _remove_content(path)
     if replace or not (path / HEADER_NAME).exists():
         # Before the header: a refused cache must not stand in the way of a smaller one.
-        check_room(path, required_bytes(spec, index.counts())["total"])
+        needed = required_bytes(spec, index.counts())["total"]
+        check_room(path, needed if most is None else min(needed, most))
         return _write_header_and_index(path, spec, index)
-    header = read_header(path)
+    try:
+        header = read_header(path)
+    except CacheCorruptError:
+        if not _ledger_is_of(path, spec, index):
+            raise
+        return _write_header_and_index(path, spec, index)
     _refuse_other_cache(path, header, spec, index)
     (path / LEDGER_FOLDER).mkdir(exist_ok=True)
     folder = path / INDEX_FOLDER
     if any(index_file_problem(folder, name, file) for name, file in header.index_files.items()):
         return _write_header_and_index(path, header.spec, index)
     return header
+
+
+def _ledger_is_of(path: Path, spec: CacheSpec, index: CacheIndex) -> bool:
+    """Whether every entry that can be read, and one at least, is of this very cache."""
+    header = CacheHeader(
+        spec=spec, counts=index.counts(), index_sha256=index.content_sha256, index_files={}
+    )
+    ledger = load_ledger(path, header)
+    foreign = any(isinstance(error, CacheStaleError) for error in ledger.problems.values())
+    return bool(ledger.entries) and not foreign
 
 
 def _own_temporaries(folder: Path) -> Iterator[Path]:
@@ -157,19 +187,30 @@ def shard_problem(path: Path, file: ShardFile) -> str | None:
 
 
 def discard_untrusted(
-    path: Path, header: CacheHeader, store: ArrayStore
+    path: Path,
+    header: CacheHeader,
+    store: ArrayStore,
+    *,
+    glance: Callable[[ShardFile], str | None] | None = None,
 ) -> tuple[dict[tuple[RowSpace, int], LedgerEntry], tuple[str, ...]]:
     """Remove whatever a resumed cache cannot build on.
+
+    Args:
+        path: the cache folder.
+        header: its header.
+        store: its arrays.
+        glance: says what is wrong with a shard's file, where shards do not lie in ``path``.
 
     Returns:
         The finished shards that remain, and one line for each thing removed.
     """
     ledger = load_ledger(path, header)
+    look = glance or partial(shard_problem, path)
     lines = [str(error) for error in ledger.problems.values()]
     doubtful = list(ledger.problems)
     entries = {}
     for (space, shard), entry in ledger.entries.items():
-        problems = [(file.file, shard_problem(path, file)) for file in entry.arrays.values()]
+        problems = [(file.file, look(file)) for file in entry.arrays.values()]
         found = [f"{name} {problem}" for name, problem in problems if problem]
         if found:
             lines.append(f"{space} shard {shard} is written again: {', '.join(found)}")

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from cache.prefetch import Prefetcher, prefetch
 from cache.reader import CacheReader
 from cache.shuffle import ShuffledRows
+from cache.stored import Stored, read_stored
 
 __all__ = [
     "ALL_LEVELS",
@@ -35,23 +36,27 @@ __all__ = [
 
 ALL_LEVELS: tuple[str, ...] = ("s4", "s8", "s16")
 
-PADDING_LABEL = -1
-"""Label of points that fill up shorter prompts of a batch: "not a point" of SAM 2's encoder."""
+PADDING_LABEL = -10
+"""Label of points that fill up shorter prompts of a batch: a token of zeros.
+
+SAM 2's own "not a point", -1, is a learned embedding: the decoder attends to it, so the same
+prompt would be another one in a batch with longer prompts.
+"""
 
 Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Levels:
-    """Feature maps (B, C, H, W) in the stored type; ``None`` where not asked for.
+    """Feature maps (B, C, H, W) as they are stored; ``None`` where not asked for.
 
     Attributes:
         s4, s8, s16: features at stride 4, 8 and 16.
     """
 
-    s4: Tensor | None = None
-    s8: Tensor | None = None
-    s16: Tensor | None = None
+    s4: Stored | None = None
+    s8: Stored | None = None
+    s16: Stored | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,6 +80,8 @@ class SliceBatch:
 class TrackBatch:
     """The first L steps of stored tracks.
 
+    Maps are as they are stored: ``cache.stored.to_stored`` makes numbers of them on a device.
+
     Attributes:
         tracks: int64 (B,): numbers of the tracks.
         slice_rows: int64 (B, L): rows in the ``slices`` arrays.
@@ -90,6 +97,8 @@ class TrackBatch:
         object_id: int64 (B,).
         direction: int64 (B,): +1 or -1.
         num_frames: int64 (B,): length that the teacher's pointer time code was given.
+        kind: int64 (B,): what was prompted, as a position in ``cache.tables.PROMPT_KINDS``; the
+            prompt of a ``mask`` row is ``label[:, 0] == object_id`` and it has no points.
         points: float32 (B, N, 2): (x, y) in pixels of the network input; N of the longest prompt.
         labels: int64 (B, N): ``PADDING_LABEL`` where a prompt has fewer points.
     """
@@ -98,16 +107,17 @@ class TrackBatch:
     slice_rows: Tensor
     image: Tensor
     label: Tensor
-    features_s16: Tensor | None
-    conditioned_s16: Tensor
-    memory_s16: Tensor
+    features_s16: Stored | None
+    conditioned_s16: Stored
+    memory_s16: Stored
     object_pointer: Tensor
     object_score: Tensor
-    mask_logits: Tensor
+    mask_logits: Stored
     mask_iou: Tensor
     object_id: Tensor
     direction: Tensor
     num_frames: Tensor
+    kind: Tensor
     points: Tensor
     labels: Tensor
 
@@ -129,7 +139,7 @@ def read_slices(
     unknown = [level for level in levels if level not in ALL_LEVELS]
     if unknown:
         raise ValueError(f"unknown levels {unknown}; levels are {list(ALL_LEVELS)}")
-    features = {level: _tensor(reader.read(f"features_{level}", rows)) for level in levels}
+    features = {level: read_stored(reader, f"features_{level}", rows) for level in levels}
     return SliceBatch(
         rows=torch.from_numpy(np.array(rows, dtype=np.int64)),
         image=_tensor(reader.read("image", rows)),
@@ -183,9 +193,6 @@ def read_tracks(
     rows = first[:, None] + np.arange(length)
     slice_rows = table.slice_row[rows].astype(np.int64)
 
-    def of_tracks(array: str) -> Tensor:
-        return _windows(reader, array, rows)
-
     def column(values: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(values[first].astype(np.int64))
 
@@ -195,16 +202,17 @@ def read_tracks(
         slice_rows=torch.from_numpy(slice_rows),
         image=_windows(reader, "image", slice_rows),
         label=_windows(reader, "label", slice_rows, dtype=np.int32),
-        features_s16=_windows(reader, "features_s16", slice_rows) if features else None,
-        conditioned_s16=of_tracks("track_conditioned_s16"),
-        memory_s16=of_tracks("track_memory_s16"),
-        object_pointer=of_tracks("track_object_pointer"),
-        object_score=of_tracks("track_object_score"),
-        mask_logits=of_tracks("track_mask_logits"),
-        mask_iou=of_tracks("track_mask_iou"),
+        features_s16=_maps(reader, "features_s16", slice_rows) if features else None,
+        conditioned_s16=_maps(reader, "track_conditioned_s16", rows),
+        memory_s16=_maps(reader, "track_memory_s16", rows),
+        object_pointer=_windows(reader, "track_object_pointer", rows),
+        object_score=_windows(reader, "track_object_score", rows),
+        mask_logits=_maps(reader, "track_mask_logits", rows),
+        mask_iou=_windows(reader, "track_mask_iou", rows),
         object_id=column(table.object_id),
         direction=column(table.direction),
         num_frames=column(table.num_frames),
+        kind=column(table.kind_code),
         points=points,
         labels=labels,
     )
@@ -224,6 +232,11 @@ def _first_rows(reader: CacheReader, tracks: Int64, length: int) -> Int64:
             f"tracks by select_tracks(..., minimum_length={length})"
         )
     return table.first_rows[tracks]
+
+
+def _maps(reader: CacheReader, array: str, rows_BL: Int64) -> Stored:
+    distinct, position = np.unique(rows_BL, return_inverse=True)
+    return read_stored(reader, array, distinct)[torch.from_numpy(position.reshape(rows_BL.shape))]
 
 
 def _windows(

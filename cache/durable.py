@@ -7,8 +7,12 @@ to the disk, and are renamed; then the folder is flushed, because a rename lives
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 __all__ = [
     "TEMPORARY_SUFFIX",
@@ -18,12 +22,14 @@ __all__ = [
     "sha256_of_bytes",
     "sha256_of_file",
     "write_durably",
+    "write_pieces",
 ]
 
 TEMPORARY_SUFFIX = ".tmp"
 """Files of this suffix are leftovers of a killed writer and are swept on resume."""
 
 _BLOCK_BYTES = 1 << 20
+_PIECES_AT_ONCE = 512  # the kernel takes 1024
 
 
 def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
@@ -85,3 +91,23 @@ def write_durably(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+def write_pieces(descriptor: int, pieces: Sequence[npt.NDArray[np.uint8]]) -> None:
+    """Write pieces of memory one after the other without copying them together.
+
+    Args:
+        descriptor: a file that is open for writing.
+        pieces: contiguous bytes.
+
+    Raises:
+        OSError: the disk is full or failing.
+    """
+    for start in range(0, len(pieces), _PIECES_AT_ONCE):
+        left: list[Any] = [piece for piece in pieces[start : start + _PIECES_AT_ONCE] if len(piece)]
+        while left:
+            written = os.writev(descriptor, left)
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if left and written:
+                left[0] = left[0][written:]

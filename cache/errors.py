@@ -5,6 +5,7 @@ CacheError                 (exit code 4)
 ├── CacheStaleError        a cache of other settings, data, teacher or schema
 ├── CacheCorruptError      bytes that are not what the ledger says
 ├── CacheLockedError       another process is writing this cache
+├── CacheUnreachableError  the object store that holds the cache does not answer
 ├── CacheDataError         arrays offered for writing that no training could use (exit code 3)
 └── CacheSpaceError        not enough disk (exit code 5)
 
@@ -21,6 +22,7 @@ __all__ = [
     "CacheMissingError",
     "CacheSpaceError",
     "CacheStaleError",
+    "CacheUnreachableError",
 ]
 
 
@@ -44,6 +46,10 @@ class CacheCorruptError(CacheError):
 
 class CacheLockedError(CacheError):
     """Another process is writing this cache."""
+
+
+class CacheUnreachableError(CacheError):
+    """The object store that holds the cache does not answer, or refuses."""
 
 
 class CacheDataError(CacheError):

@@ -88,12 +88,19 @@ class CacheIndex:
 
     @cached_property
     def content_sha256(self) -> str:
-        """Digest over all tables' values: the same whichever library wrote the files."""
+        """Digest over all tables' values: the same whichever library wrote the files.
+
+        Kinds of tracks count where they say more than the tracks' labels do: an index written
+        before tracks had a kind keeps its digest.
+        """
         digest = hashlib.sha256()
         for record in self.cases.arrow.to_batches(max_chunksize=1024):
             digest.update(canonical_json(record.to_pylist()))
         for table in (self.slices, self.prompts, self.tracks):
-            for name, values in columns_of(table).items():
+            columns = columns_of(table)
+            if isinstance(table, TrackTable) and table.kinds_are_plain:
+                del columns["kind_code"]
+            for name, values in columns.items():
                 plain = np.ascontiguousarray(values)
                 digest.update(f"{name} {plain.dtype.str} {plain.shape}".encode())
                 digest.update(plain.tobytes())
@@ -189,6 +196,7 @@ class CacheIndex:
             slice_index=int(table.slice_index[row]),
             slice_row=int(table.slice_row[row]),
             num_frames=int(table.num_frames[row]),
+            kind=PROMPT_KINDS[int(table.kind_code[row])],
             points=tuple((float(x), float(y)) for x, y in points),
             labels=tuple(int(label) for label in labels),
         )

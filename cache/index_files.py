@@ -1,18 +1,18 @@
 """The index on disk: four Parquet files that any reader of Parquet understands."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cache.cases import CaseTable
 from cache.durable import sha256_of_bytes, sha256_of_file, write_durably
 from cache.errors import CacheCorruptError
 from cache.index import CacheIndex
+from cache.index_columns import IndexColumns
 from cache.tables import PROMPT_KINDS, PointLists, PromptTable, SliceTable, TrackTable
 
 __all__ = ["INDEX_FOLDER", "encode_index", "index_file_problem", "read_index", "write_index"]
@@ -55,6 +55,7 @@ def encode_index(index: CacheIndex) -> dict[str, bytes]:
             slice_index=index.tracks.slice_index,
             slice_row=index.tracks.slice_row,
             num_frames=index.tracks.num_frames,
+            kind=pa.DictionaryArray.from_arrays(index.tracks.kind_code, list(PROMPT_KINDS)),
             **_encode_points(index.tracks.prompt),
         ),
     }
@@ -101,12 +102,12 @@ def read_index(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> CacheI
                 f"{folder / name} {problem}. Write it again: efficient-medsam2 precompute"
             )
     try:
-        cases = CaseTable(_decode(folder / "cases.parquet"))
+        cases = _decode_cases(folder / "cases.parquet")
         return CacheIndex(
             cases=cases,
-            slices=_decode_slices(_decode(folder / "slices.parquet"), cases),
-            prompts=_decode_prompts(_decode(folder / "prompts.parquet"), cases),
-            tracks=_decode_tracks(_decode(folder / "tracks.parquet"), cases),
+            slices=_decode_slices(folder / "slices.parquet", cases),
+            prompts=_decode_prompts(folder / "prompts.parquet", cases),
+            tracks=_decode_tracks(folder / "tracks.parquet", cases),
         )
     except (ValueError, KeyError, OSError) as error:
         raise CacheCorruptError(
@@ -137,83 +138,59 @@ def _encode(table: Any) -> bytes:  # noqa: ANN401
     return bytes(sink.getvalue())
 
 
-def _decode(path: Path) -> Any:  # noqa: ANN401
-    return pq.read_table(path, memory_map=False).combine_chunks()
+def _decode_cases(path: Path) -> CaseTable:
+    with pq.ParquetFile(path, memory_map=False, pre_buffer=False) as opened:
+        return CaseTable(opened.read(use_threads=False))
 
 
-def _numbers(table: Any, name: str, dtype: type[np.generic]) -> Any:  # noqa: ANN401
-    return np.ascontiguousarray(table[name].to_numpy(), dtype=dtype)
+def _case_codes(columns: IndexColumns, cases: CaseTable) -> Any:  # noqa: ANN401
+    return columns.codes("case_id", cases.arrow["case_id"].combine_chunks(), np.int32)
 
 
-def _codes(table: Any, name: str, order: Callable[[str], int], dtype: type[np.generic]) -> Any:  # noqa: ANN401
-    if len(table) == 0:
-        return np.zeros(0, dtype=dtype)
-    column = pc.dictionary_encode(table[name]).combine_chunks()
-    if hasattr(column, "chunks"):
-        column = column.chunk(0)
-    mapping = np.asarray([order(value) for value in column.dictionary.to_pylist()], dtype=dtype)
-    return mapping[column.indices.to_numpy()]
+def _kind_codes(columns: IndexColumns) -> Any:  # noqa: ANN401
+    return columns.codes("kind", pa.array(PROMPT_KINDS, pa.string()), np.int8)
 
 
-def _case_codes(table: Any, cases: CaseTable) -> Any:  # noqa: ANN401
-    return _codes(table, "case_id", cases.codes.__getitem__, np.int32)
+def _decode_slices(path: Path, cases: CaseTable) -> SliceTable:
+    with IndexColumns(path) as columns:
+        codes, affines = columns.affines("affine")
+        return SliceTable(
+            case_code=_case_codes(columns, cases),
+            slice_index=columns.numbers("slice_index", np.int32),
+            view=columns.numbers("view", np.int16),
+            affine_code=codes,
+            affines=affines,
+        )
 
 
-def _decode_points(table: Any) -> PointLists:  # noqa: ANN401
-    count = len(table)
-    if count == 0:
-        return PointLists.of(())
-    points, labels = table["points"].combine_chunks(), table["labels"].combine_chunks()
-    if hasattr(points, "chunks"):
-        points, labels = points.chunk(0), labels.chunk(0)
-    return PointLists(
-        offsets=np.ascontiguousarray(points.offsets.to_numpy(), dtype=np.int64),
-        points=np.ascontiguousarray(
-            points.flatten().flatten().to_numpy(), dtype=np.float32
-        ).reshape(-1, 2),
-        labels=np.ascontiguousarray(labels.flatten().to_numpy(), dtype=np.int8),
-    )
+def _decode_prompts(path: Path, cases: CaseTable) -> PromptTable:
+    with IndexColumns(path) as columns:
+        return PromptTable(
+            case_code=_case_codes(columns, cases),
+            slice_index=columns.numbers("slice_index", np.int32),
+            object_id=columns.numbers("object_id", np.int32),
+            slice_row=columns.numbers("slice_row", np.int32),
+            view=columns.numbers("view", np.int16),
+            kind_code=_kind_codes(columns),
+            prompt=columns.points(),
+        )
 
 
-def _decode_slices(table: Any, cases: CaseTable) -> SliceTable:  # noqa: ANN401
-    affine = table["affine"].combine_chunks().flatten().to_numpy().reshape(-1, 6)
-    distinct, first, code = np.unique(affine, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")  # order of first appearance, as when it was written
-    return SliceTable(
-        case_code=_case_codes(table, cases),
-        slice_index=_numbers(table, "slice_index", np.int32),
-        view=_numbers(table, "view", np.int16),
-        affine_code=np.argsort(order)[code.reshape(-1)].astype(np.int32),
-        affines=np.ascontiguousarray(distinct[order], dtype=np.float64),
-    )
-
-
-def _kind_code(kind: str) -> int:
-    return [*map(str, PROMPT_KINDS)].index(kind)
-
-
-def _decode_prompts(table: Any, cases: CaseTable) -> PromptTable:  # noqa: ANN401
-    return PromptTable(
-        case_code=_case_codes(table, cases),
-        slice_index=_numbers(table, "slice_index", np.int32),
-        object_id=_numbers(table, "object_id", np.int32),
-        slice_row=_numbers(table, "slice_row", np.int32),
-        view=_numbers(table, "view", np.int16),
-        kind_code=_codes(table, "kind", _kind_code, np.int8),
-        prompt=_decode_points(table),
-    )
-
-
-def _decode_tracks(table: Any, cases: CaseTable) -> TrackTable:  # noqa: ANN401
-    return TrackTable(
-        track=_numbers(table, "track", np.int32),
-        case_code=_case_codes(table, cases),
-        object_id=_numbers(table, "object_id", np.int32),
-        prompted_slice=_numbers(table, "prompted_slice", np.int32),
-        step=_numbers(table, "step", np.int32),
-        slice_index=_numbers(table, "slice_index", np.int32),
-        slice_row=_numbers(table, "slice_row", np.int32),
-        num_frames=_numbers(table, "num_frames", np.int32),
-        direction=_numbers(table, "direction", np.int8),
-        prompt=_decode_points(table),
-    )
+def _decode_tracks(path: Path, cases: CaseTable) -> TrackTable:
+    with IndexColumns(path) as columns:
+        prompt = columns.points()
+        # Tracks of older caches have no such column, and were prompted as their labels tell.
+        kinds = _kind_codes(columns) if "kind" in columns else prompt.kind_codes()
+        return TrackTable(
+            track=columns.numbers("track", np.int32),
+            case_code=_case_codes(columns, cases),
+            object_id=columns.numbers("object_id", np.int32),
+            prompted_slice=columns.numbers("prompted_slice", np.int32),
+            step=columns.numbers("step", np.int32),
+            slice_index=columns.numbers("slice_index", np.int32),
+            slice_row=columns.numbers("slice_row", np.int32),
+            num_frames=columns.numbers("num_frames", np.int32),
+            direction=columns.numbers("direction", np.int8),
+            kind_code=kinds,
+            prompt=prompt,
+        )

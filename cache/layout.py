@@ -25,6 +25,7 @@ __all__ = [
     "STATISTICS_NAME",
     "CacheHeader",
     "CompleteMark",
+    "encode_header",
     "read_complete_mark",
     "read_header",
     "write_complete_mark",
@@ -62,14 +63,17 @@ class CompleteMark:
     Attributes:
         cache_digest: content identity of the finished cache.
         statistics_sha256: digest of ``statistics.json``.
+        seal_sha256: digest of ``ledger/sealed.parquet``; ``None`` in caches of versions that had
+            none.
     """
 
     cache_digest: str
     statistics_sha256: str
+    seal_sha256: str | None = None
 
 
-def write_header(path: Path, header: CacheHeader) -> None:
-    """Write ``cache.json`` of the cache at ``path``."""
+def encode_header(header: CacheHeader) -> bytes:
+    """Give the content of ``cache.json``."""
     record = {
         "schema_version": header.spec.schema_version,
         "fingerprint": header.spec.fingerprint(),
@@ -78,7 +82,12 @@ def write_header(path: Path, header: CacheHeader) -> None:
         "index_sha256": header.index_sha256,
         "index_files": {name: dict(value) for name, value in header.index_files.items()},
     }
-    _write_checked(path / HEADER_NAME, record)
+    return _encode_checked(record)
+
+
+def write_header(path: Path, header: CacheHeader) -> None:
+    """Write ``cache.json`` of the cache at ``path``."""
+    write_durably(path / HEADER_NAME, encode_header(header))
 
 
 def read_header(path: Path) -> CacheHeader:
@@ -120,7 +129,9 @@ def read_header(path: Path) -> CacheHeader:
 def write_complete_mark(path: Path, mark: CompleteMark) -> None:
     """Write ``complete.json`` of the cache at ``path``."""
     record = {"cache_digest": mark.cache_digest, "statistics_sha256": mark.statistics_sha256}
-    _write_checked(path / COMPLETE_NAME, record)
+    if mark.seal_sha256 is not None:
+        record["seal_sha256"] = mark.seal_sha256
+    write_durably(path / COMPLETE_NAME, _encode_checked(record))
 
 
 def read_complete_mark(path: Path) -> CompleteMark | None:
@@ -135,13 +146,15 @@ def read_complete_mark(path: Path) -> CompleteMark | None:
     record = _read_json(file)
     _check_digest(file, record)
     return CompleteMark(
-        cache_digest=record["cache_digest"], statistics_sha256=record["statistics_sha256"]
+        cache_digest=record["cache_digest"],
+        statistics_sha256=record["statistics_sha256"],
+        seal_sha256=record.get("seal_sha256"),
     )
 
 
-def _write_checked(file: Path, record: dict[str, Any]) -> None:
+def _encode_checked(record: dict[str, Any]) -> bytes:
     digest = sha256_of_bytes(canonical_json(record))
-    write_durably(file, json.dumps({**record, "sha256": digest}, indent=2).encode() + b"\n")
+    return json.dumps({**record, "sha256": digest}, indent=2).encode() + b"\n"
 
 
 def _check_digest(file: Path, record: dict[str, Any]) -> None:
@@ -162,7 +175,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _damaged(file: Path, reason: str) -> CacheCorruptError:
     mend = (
-        "Replace the cache: efficient-medsam2 run --only precompute --force precompute"
+        f"Write it again, keeping all rows: efficient-medsam2 cache repair {file.parent} -c CONFIG"
         if file.name == HEADER_NAME
         else f"Delete the file, then: efficient-medsam2 precompute --set cache.path={file.parent}"
     )

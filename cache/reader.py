@@ -5,7 +5,7 @@ checksum holds.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cache.checksum import row_checksums
 from cache.creation import open_store, shard_problem
+from cache.direct_read import DirectReader
 from cache.durable import sha256_of_bytes
+from cache.encoding import decode
 from cache.errors import CacheCorruptError, CacheMissingError
 from cache.index import CacheIndex
 from cache.index_files import INDEX_FOLDER, read_index
 from cache.layout import STATISTICS_NAME, CacheHeader, read_complete_mark, read_header
-from cache.ledger import Ledger, LedgerEntry, cache_digest, load_ledger
+from cache.ledger import Ledger, ShardFile, cache_digest, open_ledger
+from cache.mirror import Mirror
+from cache.mirrored_read import MirroredReader
 from cache.schema import ArraySpec, CacheSpec, RowSpace
 from cache.statistics import ChannelStatistics
 
@@ -27,10 +32,11 @@ __all__ = ["CacheReader"]
 
 
 class CacheReader:
-    """An open cache. Safe to pickle: the copy opens the folder again.
+    """An open cache. Safe to pickle without a mirror: the copy opens the folder again.
 
     Args:
         path: the cache folder, complete or still being written (rows that are finished now).
+        mirror: of a cache on an object store, whose ``path`` this is; fetches shards.
 
     Raises:
         CacheMissingError: there is no cache at ``path``.
@@ -41,15 +47,33 @@ class CacheReader:
         path: the cache folder.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mirror: Mirror | None = None) -> None:
         self.path = path
         self._header: CacheHeader = read_header(path)
-        self._ledger: Ledger = load_ledger(path, self._header)
+        self._mark = read_complete_mark(path)
+        self._ledger: Ledger = open_ledger(path, self._header, self._mark)
         if self._ledger.problems:
             raise next(iter(self._ledger.problems.values()))
         self._store = open_store(path, self._header)
+        self._direct = DirectReader(
+            path,
+            self._store,
+            rows_per_shard=self.spec.rows_per_shard,
+            lookup=self._finished_file,
+        )
+        self._mirrored: MirroredReader | None = None
+        if mirror is not None:
+            self._mirrored = MirroredReader(
+                mirror,
+                rows_per_shard=self.spec.rows_per_shard,
+                lookup=self._finished_file,
+                fill=self._fill_here,
+                forget=self._direct.forget,
+            )
 
     def __reduce__(self) -> tuple[type["CacheReader"], tuple[Path]]:
+        if self._mirrored is not None:
+            raise TypeError("a reader through a mirror belongs to one process")
         return CacheReader, (self.path,)
 
     @property
@@ -74,8 +98,7 @@ class CacheReader:
     @cached_property
     def complete(self) -> bool:
         """Whether every shard was there, as the writer finished it, when this was opened."""
-        mark = read_complete_mark(self.path)
-        return mark is not None and mark.cache_digest == self.digest()
+        return self._mark is not None and self._mark.cache_digest == self.digest()
 
     @cached_property
     def statistics(self) -> Mapping[str, ChannelStatistics]:
@@ -105,16 +128,15 @@ class CacheReader:
 
     def digest(self) -> str:
         """Give the content identity of what is written, independent of the folder's place."""
+        if self._ledger.sealed and self._mark is not None:
+            return self._mark.cache_digest
         return cache_digest(self._header, self._ledger.entries)
 
     def finished_rows(self, space: RowSpace) -> npt.NDArray[np.int64]:
         """Give the rows of a space that can be read, ascending, int64 (n,)."""
-        ranges = [
-            np.arange(entry.start, entry.stop)
-            for (of, _), entry in sorted(self._ledger.entries.items(), key=lambda item: item[0])
-            if of == space
-        ]
-        return np.concatenate(ranges) if ranges else np.zeros(0, dtype=np.int64)
+        size = self.spec.rows_per_shard
+        rows = (self._ledger.shards(space)[:, None] * size + np.arange(size)).reshape(-1)
+        return rows[rows < self.counts[space]]
 
     def read(self, array: str, rows: npt.ArrayLike) -> npt.NDArray[Any]:
         """Read rows of one array.
@@ -135,12 +157,103 @@ class CacheReader:
         spec = self._array(array)
         wanted = self._check_rows(spec, rows)
         out = np.empty((len(wanted), *spec.shape), dtype=spec.dtype)
+        self._fill(wanted, [(spec, out)])
+        return out
+
+    def read_decoded(self, array: str, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Read rows of one array as what they mean: float32 where they are stored encoded.
+
+        For tools and tests; training decodes on its device, with ``cache.stored``.
+
+        Raises:
+            KeyError, ValueError, CacheMissingError, CacheCorruptError: see ``read``.
+        """
+        spec = self._array(array)
+        scales = None if spec.scale_name is None else self.read(spec.scale_name, rows)
+        return decode(spec, self.read(array, rows), scales)
+
+    def read_into(self, outs: Mapping[str, npt.NDArray[Any]], rows: npt.ArrayLike) -> None:
+        """Read the same rows of several arrays into memory that the caller owns.
+
+        Nothing is copied on the way. May be called from several threads at once.
+
+        Args:
+            outs: name of an array → (n, *shape of a row), C-contiguous, of the stored type; all
+                arrays of one row space.
+            rows: (n,) row numbers in any order; a row may be asked more than once.
+
+        Raises:
+            KeyError, CacheMissingError, CacheCorruptError: see ``read``.
+            ValueError: ``rows`` is not a list of row numbers, or an ``out`` does not fit.
+        """
+        specs = [self._array(name) for name in outs]
+        if not specs:
+            return
+        wanted = self._check_rows(specs[0], rows)
+        for spec, out in zip(specs, outs.values(), strict=True):
+            if spec.rows != specs[0].rows:
+                raise ValueError(f"{spec.name} has rows of {spec.rows}, not {specs[0].rows}")
+            shape = (len(wanted), *spec.shape)
+            if out.shape != shape or out.dtype != spec.dtype:
+                raise ValueError(
+                    f"{spec.name} needs memory of {spec.dtype} {shape}, not {out.dtype} {out.shape}"
+                )
+            if not (out.flags.c_contiguous and out.flags.writeable):
+                raise ValueError(f"{spec.name} needs memory that is contiguous and writeable")
+        self._fill(wanted, list(zip(specs, outs.values(), strict=True)))
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether shards come from an object store."""
+        return self._mirrored is not None
+
+    def expect(self, arrays: Sequence[str], rows: npt.ArrayLike) -> None:
+        """Say which rows are going to be read next, in order; a mirror fetches their shards."""
+        if self._mirrored is not None:
+            specs = [self._array(name) for name in arrays]
+            if specs:
+                self._mirrored.expect(self._check_rows(specs[0], rows), specs)
+
+    def _fill(
+        self, wanted: npt.NDArray[np.int64], outs: Sequence[tuple[ArraySpec, npt.NDArray[Any]]]
+    ) -> None:
+        if self._mirrored is None:
+            self._fill_here(wanted, outs)
+        elif len(wanted):
+            self._mirrored.fill(wanted, outs)
+
+    def _fill_here(
+        self, wanted: npt.NDArray[np.int64], outs: Sequence[tuple[ArraySpec, npt.NDArray[Any]]]
+    ) -> None:
+        known = [self._store.reads_directly(array) for array, _ in outs]
+        direct = [out for out, ours in zip(outs, known, strict=True) if ours]
+        if direct:
+            self._direct.read(wanted.tolist(), direct)
+        for (array, out), ours in zip(outs, known, strict=True):
+            if not ours:
+                self._fill_plainly(array, wanted, out)
+
+    def _fill_plainly(
+        self, array: ArraySpec, wanted: npt.NDArray[np.int64], out: npt.NDArray[Any]
+    ) -> None:
+        """Read an array whose layout is not ours through the format's own library."""
         shards = wanted // self.spec.rows_per_shard
         for shard in np.unique(shards).tolist():
             positions = np.flatnonzero(shards == shard)
-            self._check_shard(spec, shard, int(wanted[positions[0]]))
-            out[positions] = self._store.read_rows(spec, shard, wanted[positions])
-        return out
+            first = int(wanted[positions[0]])
+            file = self._finished_file(array, shard, first)
+            problem = shard_problem(self.path, file)
+            if problem:
+                raise CacheCorruptError(
+                    f"{self.path / file.file} {problem}: row {first} of {array.name}, shard "
+                    f"{shard} of {array.rows}, cannot be read. Write it again: {self._precompute}"
+                )
+            values = self._store.read_rows_plainly(array, shard, wanted[positions])
+            if file.row_crc32c is not None:
+                slots = wanted[positions] - shard * self.spec.rows_per_shard
+                if (row_checksums(values) != file.row_crc32c[slots]).any():
+                    raise self._store.damage(array, shard, "rows are not those that were written")
+            out[positions] = values
 
     def _array(self, name: str) -> ArraySpec:
         try:
@@ -159,17 +272,11 @@ class CacheReader:
             raise ValueError(f"{array.name} has rows 0 to {count - 1}, not {outside[0]}")
         return wanted
 
-    def _check_shard(self, array: ArraySpec, shard: int, row: int) -> None:
-        entry: LedgerEntry | None = self._ledger.entries.get((array.rows, shard))
-        if entry is None:
+    def _finished_file(self, array: ArraySpec, shard: int, row: int) -> ShardFile:
+        file = self._ledger.shard_file(array.rows, shard, array.name)
+        if file is None:
             raise CacheMissingError(
                 f"{self.path}: row {row} of {array.name} was never written: shard {shard} of "
                 f"{array.rows} is not in the ledger. Write it: {self._precompute}"
             )
-        file = entry.arrays[array.name]
-        problem = shard_problem(self.path, file)
-        if problem:
-            raise CacheCorruptError(
-                f"{self.path / file.file} {problem}: row {row} of {array.name}, shard {shard} of "
-                f"{array.rows}, cannot be read. Write it again: {self._precompute}"
-            )
+        return file

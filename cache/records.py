@@ -21,7 +21,9 @@ Affine = tuple[float, float, float, float, float, float]
 IDENTITY_AFFINE: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 """View 0: the two rows of a 2 x 3 matrix that maps (x, y, 1) to itself."""
 
-PromptKind = Literal["box", "points", "mask"]
+PromptKind = Literal["box", "points", "mask", "recist"]
+"""``mask``: the object's stored label on the slice, so its row has no points. ``recist``: points or
+a box that a RECIST mark was turned into."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +114,7 @@ class TrackRow:
         slice_index: index along D of this step's slice.
         slice_row: row of that slice in the ``slices`` arrays.
         num_frames: length given to the teacher for its pointers' time code.
+        kind: what was prompted, as in ``PromptRow``.
         points, labels: the prompt of the track, as in ``PromptRow``; same on each of its rows.
     """
 
@@ -125,5 +128,6 @@ class TrackRow:
     slice_index: int
     slice_row: int
     num_frames: int
+    kind: PromptKind
     points: tuple[tuple[float, float], ...]
     labels: tuple[int, ...]

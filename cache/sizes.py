@@ -9,7 +9,14 @@ from pathlib import Path
 from cache.errors import CacheSpaceError
 from cache.schema import ArraySpec, CacheSpec, RowSpace
 
-__all__ = ["check_room", "required_bytes", "shard_bytes", "space_errors"]
+__all__ = [
+    "check_room",
+    "fits",
+    "free_bytes",
+    "required_bytes",
+    "shard_bytes",
+    "space_errors",
+]
 
 _RESERVE_BYTES = 1 << 20  # ledger entries, folders, rounding to blocks
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -18,7 +25,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def required_bytes(spec: CacheSpec, counts: Mapping[RowSpace, int]) -> dict[str, int]:
     """Give the exact bytes of each array's shard files, and their sum as ``total``.
 
-    The index (under 100 bytes a row) and the ledger (a few kilobytes a shard) come on top.
+    What is not a row comes on top: ``cache.overhead``.
 
     Args:
         spec: the planned cache.
@@ -47,8 +54,8 @@ def check_room(path: Path, needed: int) -> None:
     Raises:
         CacheSpaceError: the file system of ``path`` has less room.
     """
-    free = _free_bytes(path)
-    if free < needed + _RESERVE_BYTES:
+    free = free_bytes(path)
+    if not fits(needed, free):
         raise _no_room(path, needed, free, "not enough free disk")
 
 
@@ -61,10 +68,16 @@ def space_errors(path: Path, needed: int) -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         reason = error.strerror or "no space left"
-        raise _no_room(path, needed, _free_bytes(path), reason) from error
+        raise _no_room(path, needed, free_bytes(path), reason) from error
 
 
-def _free_bytes(path: Path) -> int:
+def fits(needed: int, free: int) -> bool:
+    """Whether ``needed`` bytes can be written where ``free`` are left, with a small reserve."""
+    return needed + _RESERVE_BYTES <= free
+
+
+def free_bytes(path: Path) -> int:
+    """Give the free bytes of the disk on which ``path`` lies or would lie."""
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return shutil.disk_usage(existing).free
 

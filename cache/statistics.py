@@ -79,16 +79,14 @@ class ChannelStatistics:
         )
 
 
-def sum_channels(features_NCHW: npt.NDArray[np.generic]) -> ChannelSums:
+def sum_channels(features_NCHW: Iterable[npt.NDArray[np.generic]]) -> ChannelSums:
     """Sum feature maps (N, C, h, w) per channel in float64, row by row to bound the memory."""
-    count, channels = 0, features_NCHW.shape[1]
-    total = np.zeros(channels, dtype=np.float64)
-    squares = np.zeros(channels, dtype=np.float64)
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
     for features_CHW in features_NCHW:
-        values = features_CHW.reshape(channels, -1).astype(np.float64)
+        values = features_CHW.reshape(len(features_CHW), -1).astype(np.float64)
         count += values.shape[1]
-        total += values.sum(axis=1)
-        squares += np.square(values).sum(axis=1)
+        total = total + values.sum(axis=1)
+        squares = squares + np.square(values).sum(axis=1)
     return ChannelSums(count=count, total=total, squares=squares)
 
 

@@ -16,7 +16,11 @@ from cache.records import Affine, PromptKind, PromptRow, SliceRow, TrackRow
 
 __all__ = ["PROMPT_KINDS", "PointLists", "PromptTable", "SliceTable", "TrackTable", "columns_of"]
 
-PROMPT_KINDS: tuple[PromptKind, ...] = ("box", "points", "mask")
+PROMPT_KINDS: tuple[PromptKind, ...] = ("box", "points", "mask", "recist")
+"""Kinds by their code. Codes are stored: new kinds go to the end."""
+
+_CORNERS = (2, 3)
+"""Labels of the corners of a box."""
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -40,6 +44,16 @@ class PointLists:
         """Give points (n, 2) and labels (n,) of one row."""
         part = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
         return self.points[part], self.labels[part]
+
+    def kind_codes(self) -> npt.NDArray[np.int8]:
+        """The kind that each row's labels tell, int8 (N,): no point is a mask, a corner a box."""
+        codes = np.full(len(self.offsets) - 1, PROMPT_KINDS.index("points"), dtype=np.int8)
+        counts = np.diff(self.offsets)
+        codes[counts == 0] = PROMPT_KINDS.index("mask")
+        first = self.offsets[:-1][counts > 0]
+        box = np.isin(self.labels[first], _CORNERS)
+        codes[np.flatnonzero(counts > 0)[box]] = PROMPT_KINDS.index("box")
+        return codes
 
     @classmethod
     def of(cls, rows: Iterable[PromptRow | TrackRow]) -> "PointLists":
@@ -94,21 +108,28 @@ class SliceTable:
 
     @cached_property
     def _sorted_keys(self) -> tuple[Int64, Int64]:
-        keys = self._key(
-            self.case_code.astype(np.int64), self.slice_index.astype(np.int64), self.view
-        )
+        keys = self._keys()
         order = np.argsort(keys, kind="stable")
         return keys[order], order
 
-    def _key(self, case_code: Any, slice_index: Any, view: Any) -> Any:  # noqa: ANN401
-        slices = int(self.slice_index.max(initial=0)) + 1
-        views = int(self.view.max(initial=0)) + 1
-        return (case_code * slices + slice_index) * views + view
+    @cached_property
+    def _key_factors(self) -> tuple[int, int]:
+        return int(self.slice_index.max(initial=0)) + 1, int(self.view.max(initial=0)) + 1
+
+    def _keys(self) -> Int64:
+        slices, views = self._key_factors
+        keys = self.case_code.astype(np.int64)  # then in place: the table may be large
+        keys *= slices
+        keys += self.slice_index
+        keys *= views
+        keys += self.view
+        return keys
 
     def find(self, case_code: int, slice_index: int, view: int) -> int | None:
         """Give the row of a (case, slice, view), or ``None`` where there is none."""
         keys, order = self._sorted_keys
-        key = self._key(case_code, slice_index, view)
+        slices, views = self._key_factors
+        key = (case_code * slices + slice_index) * views + view
         position = int(np.searchsorted(keys, key))
         if position == len(keys) or keys[position] != key:
             return None
@@ -118,6 +139,9 @@ class SliceTable:
 
     def duplicate(self) -> int | None:
         """Give a row whose (case, slice, view) an earlier row has already, if any."""
+        keys = self._keys()
+        if (keys[1:] > keys[:-1]).all():  # as rows usually are: nothing needs to be sorted
+            return None
         keys, order = self._sorted_keys
         twice = np.flatnonzero(keys[1:] == keys[:-1])
         return int(order[twice[0] + 1]) if len(twice) else None
@@ -195,6 +219,7 @@ class TrackTable:
         track, case_code, object_id, prompted_slice, step, slice_index, slice_row,
             num_frames: int32 (N,).
         direction: int8 (N,): +1 or -1.
+        kind_code: int8 (N,): position in ``PROMPT_KINDS``; same on each row of a track.
         prompt: the track's prompt, on each of its rows.
     """
 
@@ -207,6 +232,7 @@ class TrackTable:
     slice_row: Int32
     num_frames: Int32
     direction: npt.NDArray[np.int8]
+    kind_code: npt.NDArray[np.int8]
     prompt: PointLists
 
     def __len__(self) -> int:
@@ -222,6 +248,11 @@ class TrackTable:
         """Number of steps of each track, int64 (T,)."""
         return np.diff(np.append(self.first_rows, len(self)))
 
+    @property
+    def kinds_are_plain(self) -> bool:
+        """Whether every row's kind is what its labels tell."""
+        return bool(np.array_equal(self.kind_code, self.prompt.kind_codes()))
+
     @classmethod
     def of(cls, rows: tuple[TrackRow, ...], case_codes: dict[str, int]) -> "TrackTable":
         """Make the table of ``rows``, whose cases have the given codes."""
@@ -235,6 +266,7 @@ class TrackTable:
             slice_row=np.asarray([row.slice_row for row in rows], dtype=np.int32),
             num_frames=np.asarray([row.num_frames for row in rows], dtype=np.int32),
             direction=np.asarray([row.direction for row in rows], dtype=np.int8),
+            kind_code=np.asarray([PROMPT_KINDS.index(row.kind) for row in rows], dtype=np.int8),
             prompt=PointLists.of(rows),
         )
 

@@ -6,8 +6,9 @@ finds shards that were swapped or copied from another cache.
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cache.creation import open_store, shard_problem
@@ -17,16 +18,31 @@ from cache.index_files import INDEX_FOLDER, index_file_problem, read_index
 from cache.info import CacheInfo, describe
 from cache.layout import (
     COMPLETE_NAME,
+    LEDGER_FOLDER,
     STATISTICS_NAME,
     CacheHeader,
     read_complete_mark,
     read_header,
 )
-from cache.ledger import Ledger, LedgerEntry, cache_digest, entry_path, load_ledger
+from cache.ledger import Ledger, LedgerEntry, ShardFile, cache_digest, entry_path, load_ledger
+from cache.ledger_seal import SEAL_NAME, seal_problem
 from cache.lock import FolderLock
+from cache.mirror import Mirror
 from cache.schema import ROW_SPACES, RowSpace
 
-__all__ = ["BadPart", "CacheInfo", "VerifyReport", "describe", "discard_bad", "verify"]
+__all__ = [
+    "BadPart",
+    "CacheInfo",
+    "DigestFiles",
+    "VerifyReport",
+    "describe",
+    "discard_bad",
+    "verify",
+]
+
+
+DigestFiles = Callable[[Sequence[tuple[ShardFile, ...]]], Iterable[tuple[int, tuple[str, ...]]]]
+"""Shards' files → (number of the shard in the sequence, SHA-256 of each file), in any order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +96,8 @@ class VerifyReport:
         if self.bad:
             first = "; ".join(str(part) for part in self.bad[:3])
             raise CacheCorruptError(
-                f"{path}: {len(self.bad)} bad parts: {first}. Drop them and write them again: "
-                f"efficient-medsam2 cache verify --repair {path}, then efficient-medsam2 "
-                f"precompute --set cache.path={path}"
+                f"{path}: {len(self.bad)} bad parts: {first}. Make exactly these again: "
+                f"efficient-medsam2 cache repair {path} -c CONFIG"
             )
 
 
@@ -91,6 +106,8 @@ def verify(
     *,
     sample: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    mirror: Mirror | None = None,
+    digest_files: DigestFiles | None = None,
 ) -> VerifyReport:
     """Check a cache; changes nothing.
 
@@ -101,6 +118,8 @@ def verify(
         path: the cache folder.
         sample: share of the shards, 0 to 1, whose bytes are compared; all where ``None``.
         progress: called with (files checked, files to check).
+        mirror: of a cache on an object store, whose ``path`` this is; shards are looked at there.
+        digest_files: reads the files of shards elsewhere: in other processes.
 
     Raises:
         CacheMissingError: there is no cache.
@@ -130,27 +149,47 @@ def verify(
     hashed = _sample(entries, sample)
     hashed_keys = {(entry.space, entry.shard) for entry in hashed}
     to_check = sum(len(entry.arrays) for entry in hashed)
+    glance = partial(shard_problem, path) if mirror is None else mirror.glance()
+    sha256 = partial(_shard_sha256, path) if mirror is None else mirror.shard_sha256
+    reasons: dict[ShardFile, str] = {}
+    to_read: list[tuple[ShardFile, ...]] = []
     checked = 0
     for entry in entries:
-        thorough = (entry.space, entry.shard) in hashed_keys
-        for array, file in entry.arrays.items():
-            reason = shard_problem(path, file)
-            if reason is None and thorough and sha256_of_file(path / file.file) != file.sha256:
-                reason = "has other bytes than were written (SHA-256 differs)"
-            if reason:
-                bad.append(
-                    BadPart(space=entry.space, shard=entry.shard, array=array, reason=reason)
-                )
-            if thorough:
-                checked += 1
-                if progress:
-                    progress(checked, to_check)
+        reasons |= {file: why for file in entry.arrays.values() if (why := glance(file))}
+        if (entry.space, entry.shard) in hashed_keys:
+            to_read.append(tuple(file for file in entry.arrays.values() if file not in reasons))
+            checked += len(entry.arrays) - len(to_read[-1])
+    digested = digest_files(to_read) if digest_files else _digests_here(to_read, sha256)
+    for number, digests in digested:
+        for file, digest in zip(to_read[number], digests, strict=True):
+            if digest != file.sha256:
+                reasons[file] = "has other bytes than were written (SHA-256 differs)"
+            checked += 1
+            if progress:
+                progress(checked, to_check)
+    bad += [
+        BadPart(space=entry.space, shard=entry.shard, array=array, reason=reasons[file])
+        for entry in entries
+        for array, file in entry.arrays.items()
+        if file in reasons
+    ]
     return VerifyReport(
         checked=checked,
         total=sum(len(entry.arrays) for entry in entries),
         missing=missing,
         bad=tuple(bad),
     )
+
+
+def _digests_here(
+    shards: Sequence[tuple[ShardFile, ...]], sha256: Callable[[ShardFile], str]
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    for number, files in enumerate(shards):
+        yield number, tuple(sha256(file) for file in files)
+
+
+def _shard_sha256(path: Path, file: ShardFile) -> str:
+    return sha256_of_file(path / file.file)
 
 
 def _sample(entries: list[LedgerEntry], share: float | None) -> list[LedgerEntry]:
@@ -181,7 +220,8 @@ def _bad_index(path: Path, header: CacheHeader) -> list[BadPart]:
 
 def _bad_metadata(path: Path, header: CacheHeader) -> list[BadPart]:
     store = open_store(path, header)
-    problems = {array.name: store.problem(array) for array in header.spec.arrays}
+    problems = {"all": store.group_problem()}
+    problems |= {array.name: store.problem(array) for array in header.spec.arrays}
     return [
         BadPart(space="arrays", shard=None, array=name, reason=problem)
         for name, problem in problems.items()
@@ -209,13 +249,18 @@ def _bad_completion(path: Path, header: CacheHeader, ledger: Ledger) -> list[Bad
         ]
     if not bad and mark.cache_digest != cache_digest(header, ledger.entries):
         bad += part(COMPLETE_NAME, "the ledger is not the one that the cache was finished with")
+    problem = seal_problem(path, mark)
+    if problem:
+        bad += part(f"{LEDGER_FOLDER}/{SEAL_NAME}", problem)
     file = path / STATISTICS_NAME
     if not file.is_file() or sha256_of_file(file) != mark.statistics_sha256:
         bad += part(STATISTICS_NAME, "is missing or has other bytes than were written")
     return bad
 
 
-def discard_bad(path: Path, report: VerifyReport) -> tuple[str, ...]:
+def discard_bad(
+    path: Path, report: VerifyReport, *, mirror: Mirror | None = None
+) -> tuple[str, ...]:
     """Take bad shards out of the ledger, so that the next ``precompute`` writes them again.
 
     Index files, array metadata, statistics and ledger entries need nothing: the next writer
@@ -224,6 +269,7 @@ def discard_bad(path: Path, report: VerifyReport) -> tuple[str, ...]:
     Args:
         path: the cache folder.
         report: what ``verify`` found in it.
+        mirror: of a cache on an object store, whose ``path`` this is.
 
     Returns:
         One line for each shard that was taken out.
@@ -233,6 +279,14 @@ def discard_bad(path: Path, report: VerifyReport) -> tuple[str, ...]:
     """
     if report.ok:
         return ()
+    if mirror is not None:
+        remote_lock = mirror.lock_for_writing(replace=False)
+        try:
+            discarded = discard_bad(path, report)
+            mirror.files.push(mirror.pool)
+        finally:
+            remote_lock.release()
+        return discarded
     lock = FolderLock(path)
     try:
         (path / COMPLETE_NAME).unlink(missing_ok=True)

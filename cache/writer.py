@@ -6,8 +6,7 @@ same bytes however often it was interrupted.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.creation import discard_untrusted, prepare_folder
-from cache.durable import canonical_json, sha256_of_bytes, sha256_of_file, write_durably
-from cache.errors import CacheCorruptError, CacheDataError, CacheMissingError
+from cache.durable import canonical_json, sha256_of_bytes, write_durably
+from cache.errors import CacheError, CacheMissingError
 from cache.index import CacheIndex
 from cache.layout import (
     COMPLETE_NAME,
@@ -26,19 +25,19 @@ from cache.layout import (
     CompleteMark,
     write_complete_mark,
 )
-from cache.ledger import (
-    LedgerEntry,
-    ShardFile,
-    cache_digest,
-    entry_path,
-    publish_entry,
-    read_entry,
-)
+from cache.ledger import LedgerEntry, cache_digest, entry_path, read_entry
+from cache.ledger_entry import EntryReader, without_sums
+from cache.ledger_seal import encode_seal, seal_path
 from cache.lock import FolderLock
-from cache.schema import ArraySpec, CacheSpec, RowSpace
+from cache.mirror import Mirror
+from cache.remote_lock import RemoteLock
+from cache.schema import CacheSpec, RowSpace
+from cache.shard_writer import ShardWriter
 from cache.sizes import check_room, shard_bytes, space_errors
-from cache.statistics import merge_sums, sum_channels
+from cache.statistics import merge_sums
 from cache.store import ArrayStore
+from cache.worker_token import give_token, remove_shard_locks, revoke_token
+from cache.worker_writer import published_entry
 
 __all__ = ["CacheWriter"]
 
@@ -67,6 +66,8 @@ class CacheWriter:
         lock: FolderLock,
         finished: dict[tuple[RowSpace, int], LedgerEntry],
         discarded: tuple[str, ...],
+        mirror: Mirror | None = None,
+        remote_lock: RemoteLock | None = None,
     ) -> None:
         self.path = path
         self.spec: CacheSpec = header.spec
@@ -76,10 +77,20 @@ class CacheWriter:
         self._store = store
         self._lock = lock
         self._finished = finished
+        self._mirror = mirror
+        self._remote_lock = remote_lock
+        self._shards = ShardWriter(path, header, store, mirror=mirror)
+        self._shared = False
 
     @classmethod
     def create_or_resume(
-        cls, path: Path, spec: CacheSpec, index: CacheIndex, *, replace: bool = False
+        cls,
+        path: Path,
+        spec: CacheSpec,
+        index: CacheIndex,
+        *,
+        replace: bool = False,
+        mirror: Mirror | None = None,
     ) -> "CacheWriter":
         """Start a cache at ``path``, or go on with the unfinished one that is there.
 
@@ -92,6 +103,8 @@ class CacheWriter:
             spec: identity of the cache.
             index: all rows of the cache.
             replace: throw away the cache that is at ``path``, whatever it was made from.
+            mirror: of a cache on an object store, whose ``path`` this is: a shard counts when it
+                has arrived there, and the local copy may go from then on.
 
         Raises:
             CacheMissingError: the folder has other files and no cache.
@@ -100,9 +113,19 @@ class CacheWriter:
             CacheLockedError: another process is writing it.
             CacheSpaceError: what is still missing does not fit on the disk.
         """
-        lock, header, store = prepare_folder(path, spec, index, replace=replace)
+        remote_lock = None if mirror is None else mirror.lock_for_writing(replace=replace)
+        most = None if mirror is None else mirror.max_bytes
         try:
-            finished, discarded = discard_untrusted(path, header, store)
+            lock, header, store = prepare_folder(
+                path, spec, index, replace=replace and mirror is None, most=most
+            )
+        except BaseException:
+            if remote_lock is not None:
+                remote_lock.release()
+            raise
+        try:
+            glance = None if mirror is None else mirror.glance()
+            finished, discarded = discard_untrusted(path, header, store, glance=glance)
             writer = cls(
                 path=path,
                 header=header,
@@ -111,13 +134,19 @@ class CacheWriter:
                 lock=lock,
                 finished=finished,
                 discarded=discarded,
+                mirror=mirror,
+                remote_lock=remote_lock,
             )
             missing = writer.missing_bytes()
             if missing:
                 (path / COMPLETE_NAME).unlink(missing_ok=True)
-            check_room(path, missing)
+            check_room(path, missing if most is None else min(missing, most))
+            if mirror is not None:
+                mirror.files.push(mirror.pool)
         except BaseException:
             lock.release()
+            if remote_lock is not None:
+                remote_lock.release()
             raise
         return writer
 
@@ -133,8 +162,16 @@ class CacheWriter:
         self.close()
 
     def close(self) -> None:
-        """Release the lock; a second call does nothing."""
-        self._lock.release()
+        """End the workers' permission and release the lock; a second call does nothing."""
+        try:
+            if self._shared:
+                revoke_token(self.path)
+                remove_shard_locks(self.path)
+        finally:
+            self._shared = False
+            self._lock.release()
+            if self._remote_lock is not None:
+                self._remote_lock.release()
 
     def shard_count(self, space: RowSpace) -> int:
         """Give the number of shards of a row space."""
@@ -173,83 +210,53 @@ class CacheWriter:
             CacheSpaceError: the disk is full; finished shards stay, nothing of this one does.
             CacheCorruptError: the disk gave back other bytes than were written.
         """
-        specs = self._check_arrays(space, k, arrays)
-        needed = shard_bytes(self.spec, self._header.counts, space, k)
-        check_room(self.path, needed)
-        try:
-            with space_errors(self.path, needed):
-                entry = self._write(space, k, specs, arrays)
-                publish_entry(self.path, entry)
-        except BaseException:
-            entry_path(self.path, space, k).unlink(missing_ok=True)
-            for array in specs:
-                self._store.remove_shard(array, k)
-            raise
-        self._finished[space, k] = replace(entry, sums={})
-
-    def _check_arrays(
-        self, space: RowSpace, k: int, arrays: Mapping[str, Values]
-    ) -> tuple[ArraySpec, ...]:
-        specs = self.spec.arrays_of(space)
         if (space, k) in self._finished or not 0 <= k < self.shard_count(space):
             raise ValueError(f"{space} shard {k} is finished or does not exist")
-        names = {array.name for array in specs}
-        if set(arrays) != names:
-            raise ValueError(f"{space} needs arrays {sorted(names)}, not {sorted(arrays)}")
-        rows = self.rows_of_shard(space, k)
-        for array in specs:
-            values = arrays[array.name]
-            shape = (len(rows), *array.shape)
-            if values.shape != shape or values.dtype != np.dtype(array.dtype):
-                raise ValueError(
-                    f"{array.name} of {space} shard {k} is {values.dtype} {values.shape}, "
-                    f"not {array.dtype} {shape}"
-                )
-            if array.is_float:
-                _check_finite(array, rows, values)
-        return specs
+        if self._remote_lock is not None:
+            self._remote_lock.check()
+        self._finished[space, k] = without_sums(self._shards.write(space, k, arrays))
 
-    def _write(
-        self,
-        space: RowSpace,
-        k: int,
-        specs: tuple[ArraySpec, ...],
-        arrays: Mapping[str, Values],
-    ) -> LedgerEntry:
-        rows = self.rows_of_shard(space, k)
-        files = {}
-        for array in specs:
-            values = np.ascontiguousarray(arrays[array.name])
-            self._store.remove_shard(array, k)
-            self._store.write_shard(array, k, values)
-            name = self._store.shard_file(array, k)
-            stored = self._store.read_rows(array, k, np.arange(rows.start, rows.stop))
-            if stored.tobytes() != values.tobytes():
-                raise CacheCorruptError(
-                    f"{self.path / name}: reread values differ from those written. The disk or "
-                    "the memory is failing: check them, then go on: efficient-medsam2 precompute"
-                )
-            files[array.name] = ShardFile(
-                file=name,
-                bytes=(self.path / name).stat().st_size,
-                sha256=sha256_of_file(self.path / name),
+    def share(self) -> str:
+        """Let ``cache.worker_writer.WorkerWriter`` write shards too, until this writer is closed.
+
+        Returns:
+            The token that workers need.
+
+        Raises:
+            CacheLockedError: a worker of an earlier writer does not end its shard.
+        """
+        if self._mirror is not None:
+            raise CacheError(
+                f"{self._mirror.remote.url}: workers on other machines write into a folder that "
+                "all share, not to an object store. Name one: --set cache.path=FOLDER, then: "
+                f"efficient-medsam2 cache copy FOLDER {self._mirror.remote.url}"
             )
-        return LedgerEntry(
-            space=space,
-            shard=k,
-            start=rows.start,
-            stop=rows.stop,
-            fingerprint=self.spec.fingerprint(),
-            arrays=files,
-            sums={
-                array.name: sum_channels(arrays[array.name])
-                for array in specs
-                if array.has_channel_statistics
-            },
-        )
+        self._shared = True
+        return give_token(self.path)
+
+    def adopt(self, space: RowSpace, shards: Iterable[int]) -> None:
+        """Count shards as finished that workers have published.
+
+        Raises:
+            CacheMissingError: its entry or a file is not there, or has another size.
+            CacheCorruptError, CacheStaleError: an entry cannot be trusted.
+        """
+        reader = EntryReader(self._header)
+        for k in shards:
+            self._finished[space, k] = published_entry(self.path, reader, space, k)
+
+    def publish_files(self) -> None:
+        """Have what lies beside the shards arrive in the object store, if the cache is on one.
+
+        Raises:
+            CacheUnreachableError: the store does not answer.
+        """
+        if self._mirror is not None and self._remote_lock is not None:
+            self._remote_lock.check()
+            self._mirror.files.push(self._mirror.pool)
 
     def finish(self) -> str:
-        """Write ``statistics.json`` and declare the cache complete.
+        """Write ``statistics.json`` and the sealed ledger, and declare the cache complete.
 
         Returns:
             The cache's digest, as ``CacheReader.digest`` gives it.
@@ -268,12 +275,20 @@ class CacheWriter:
                 )
         statistics = self._statistics()
         digest = cache_digest(self._header, self._finished)
-        with space_errors(self.path, len(statistics)):
+        sizes = {key: entry_path(self.path, *key).stat().st_size for key in self._finished}
+        seal = encode_seal(self._finished, sizes)
+        with space_errors(self.path, len(statistics) + len(seal)):
             write_durably(self.path / STATISTICS_NAME, statistics)
+            write_durably(seal_path(self.path), seal)
             write_complete_mark(
                 self.path,
-                CompleteMark(cache_digest=digest, statistics_sha256=sha256_of_bytes(statistics)),
+                CompleteMark(
+                    cache_digest=digest,
+                    statistics_sha256=sha256_of_bytes(statistics),
+                    seal_sha256=sha256_of_bytes(seal),
+                ),
             )
+        self.publish_files()
         return digest
 
     def _statistics(self) -> bytes:
@@ -288,14 +303,3 @@ class CacheWriter:
         }
         record = {name: statistics.to_json() for name, statistics in merged.items()}
         return json.dumps(json.loads(canonical_json(record)), indent=1).encode() + b"\n"
-
-
-def _check_finite(array: ArraySpec, rows: range, values: Values) -> None:
-    for row, value in zip(rows, values, strict=True):
-        if not np.isfinite(value).all():
-            hint = " (float16 ends at 65504)" if array.dtype == "float16" else ""
-            raise CacheDataError(
-                f"{array.name} row {row} of {array.rows} has values that are not finite{hint}: "
-                "the teacher's output for it is not usable. Look at that slice's image, or store "
-                "this array as float32: efficient-medsam2 precompute --set cache.dtype=fp32"
-            )

@@ -4,6 +4,8 @@ Any Zarr v3 reader opens ``arrays/``. Lossless codecs are left out on purpose: t
 of such features at best and cost several times the reading speed.
 """
 
+import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +17,21 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore, MemoryStore
 
-from cache.durable import flush_file, flush_folder, write_durably
+from cache.checksum import CRC_BYTES, row_checksums
+from cache.direct_read import read_shard
+from cache.durable import flush_folder, write_durably, write_pieces
+from cache.encoding import ENCODING_ATTRIBUTES
 from cache.errors import CacheCorruptError
 from cache.layout import ARRAYS_FOLDER
 from cache.schema import ArraySpec, CacheSpec, RowSpace
+from cache.shard_index import ShardIndex, read_zarr_index, zarr_index
+from cache.store import damaged_shard
 
 __all__ = ["ZarrStore"]
 
 Values = npt.NDArray[np.generic]
+
+_PARTIAL = ".partial"
 
 
 class ZarrStore:
@@ -40,12 +49,13 @@ class ZarrStore:
         self._spec = spec
         self._counts = counts
         self._readable: dict[str, zarr.Array[Any]] = {}
+        self._direct: dict[str, bool] = {}
 
     def prepare(self) -> None:
         """Write the group's and the arrays' metadata where it is missing or wrong."""
         self._folder.mkdir(exist_ok=True)
         wrong = {array.name for array in self._spec.arrays if self.problem(array)}
-        for key, content in self._metadata().items():
+        for key, content in self.metadata().items():
             file = self._folder / key
             name = file.parent.name
             if name in wrong or (file.parent == self._folder and not _same(file, content)):
@@ -54,8 +64,10 @@ class ZarrStore:
         flush_folder(self._folder)
         flush_folder(self._cache)
         self._readable.clear()
+        self._direct.clear()
 
-    def _metadata(self) -> dict[str, bytes]:
+    def metadata(self) -> dict[str, bytes]:
+        """Give the content of the group's metadata files by their path in ``arrays/``."""
         # Made in memory, so that it reaches the disk in our durable way and never touches shards.
         memory: dict[str, Any] = {}
         group = zarr.open_group(MemoryStore(memory), mode="w", zarr_format=3)
@@ -71,34 +83,43 @@ class ZarrStore:
                 compressors=Crc32cCodec(),
                 serializer=BytesCodec(),
                 fill_value=0,
+                attributes=dict(ENCODING_ATTRIBUTES.get(array.encoding, {})),
             )
         return {key: buffer.to_bytes() for key, buffer in memory.items()}
 
     def problem(self, array: ArraySpec) -> str | None:
         """Say why an array's metadata is not what the spec asks, or give ``None``."""
         try:
-            opened = self._open(array)
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            found = _properties(self._open(array))
+        except Exception as error:  # noqa: BLE001 - zarr raises anything on damaged metadata
             return f"cannot be opened ({type(error).__name__}: {error})"
-        found = {
-            "shape": opened.shape,
-            "dtype": opened.dtype.name,
-            "shards": opened.shards,
-            "chunks": opened.chunks,
-            "codecs": _codec_names(opened),
-            "shard file": opened.metadata.encode_chunk_key((0,) * opened.ndim),
-        }
         wanted = {
             "shape": (self._counts[array.rows], *array.shape),
             "dtype": array.dtype,
             "shards": (self._spec.rows_per_shard, *array.shape),
             "chunks": (1, *array.shape),
-            "codecs": ["ShardingCodec", "BytesCodec", "Crc32cCodec"],
+            "codecs": [
+                "index at end",
+                *("index little-endian", "index Crc32cCodec"),
+                *("little-endian", "Crc32cCodec"),
+            ],
             "shard file": self._key(array, 0),
+            "encoding": array.encoding,
         }
         for key, value in wanted.items():
             if found[key] != value:
                 return f"has {key} {found[key]}, not {value}"
+        return None
+
+    def group_problem(self) -> str | None:
+        """Say why the group itself does not open with Zarr, or give ``None``."""
+        try:
+            record = json.loads((self._folder / "zarr.json").read_bytes())
+        except (OSError, ValueError) as error:
+            return f"cannot be opened ({type(error).__name__}: {error})"
+        wanted = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+        if not isinstance(record, dict) or {**record, **wanted} != record:
+            return "arrays/zarr.json does not describe a Zarr v3 group"
         return None
 
     def shard_file(self, array: ArraySpec, shard: int) -> str:
@@ -113,25 +134,58 @@ class ZarrStore:
         return self._folder / array.name / "c" / str(shard)
 
     def write_shard(self, array: ArraySpec, shard: int, values: Values) -> None:
-        """Write a whole shard and flush the file and every folder above it.
+        """Write a whole shard under a temporary name, flush it, and rename it.
 
-        Shards of zeros are stored too: an absent file must mean an absent shard.
+        The bytes are those that zarr writes: the rows in order, each followed by its crc32c, then
+        the index. Shards of zeros are stored too: an absent file must mean an absent shard.
         """
-        rows = self._spec.shard_rows(shard, self._counts[array.rows])
-        store = LocalStore(self._folder)
-        opened = zarr.open_array(store, path=array.name, mode="r+", zarr_format=3)
-        # A setting of the open array, not of the stored one; ``open_array`` ignores it.
-        opened = opened.with_config({"write_empty_chunks": True})
-        opened[rows.start : rows.stop] = values
+        plain = np.ascontiguousarray(values)
+        rows = plain.reshape(len(plain), -1).view(np.uint8)
         file = self._cache / self.shard_file(array, shard)
-        flush_file(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f"{file.name}.{os.getpid()}{_PARTIAL}")
+        with partial.open("wb", buffering=0) as opened:
+            trailers = row_checksums(plain).astype("<u4").view(np.uint8).reshape(-1, CRC_BYTES)
+            pairs = zip(rows, trailers, strict=True)
+            write_pieces(opened.fileno(), [piece for pair in pairs for piece in pair])
+            index = zarr_index(array.row_bytes, len(plain), self._spec.rows_per_shard)
+            write_pieces(opened.fileno(), [np.frombuffer(index, dtype=np.uint8)])
+            os.fsync(opened.fileno())
+        partial.replace(file)
         folder = file.parent
         while folder != self._folder:
             flush_folder(folder)
             folder = folder.parent
 
+    def reads_directly(self, array: ArraySpec) -> bool:
+        """Whether the array's metadata is what this version writes, or says the same."""
+        known = self._direct.get(array.name)
+        if known is None:
+            known = self._direct[array.name] = self.problem(array) is None
+        return known
+
+    def read_index(self, array: ArraySpec, shard: int, descriptor: int, size: int) -> ShardIndex:
+        """Read and check the index at the end of a shard's file."""
+        return read_zarr_index(
+            descriptor,
+            size,
+            row_bytes=array.row_bytes,
+            rows=len(self._spec.shard_rows(shard, self._counts[array.rows])),
+            slots=self._spec.rows_per_shard,
+        )
+
     def read_rows(self, array: ArraySpec, shard: int, rows: npt.NDArray[np.int64]) -> Values:
-        """Read rows of one shard; neighbouring rows are read in one piece."""
+        """Read rows of one shard."""
+        if not self.reads_directly(array):
+            return self.read_rows_plainly(array, shard, rows)
+        return read_shard(
+            self._cache, self, array, shard, rows_per_shard=self._spec.rows_per_shard
+        )(rows)
+
+    def read_rows_plainly(
+        self, array: ArraySpec, shard: int, rows: npt.NDArray[np.int64]
+    ) -> Values:
+        """Read rows of one shard through zarr; neighbouring rows are read in one piece."""
         distinct, position = np.unique(rows, return_inverse=True)
         pieces = np.split(distinct, np.flatnonzero(np.diff(distinct) != 1) + 1)
         try:
@@ -139,15 +193,20 @@ class ZarrStore:
             if opened is None:
                 opened = self._readable[array.name] = self._open(array)
             values = [np.asarray(opened[int(piece[0]) : int(piece[-1]) + 1]) for piece in pieces]
-        except (ValueError, RuntimeError, OSError) as error:
-            raise CacheCorruptError(
-                f"{self._cache / self.shard_file(array, shard)}: rows of {array.name}, shard "
-                f"{shard} of {array.rows}, cannot be read: {error}. Find all damage and mend it: "
-                f"efficient-medsam2 cache verify --repair {self._cache}, "
-                "then efficient-medsam2 precompute"
-            ) from error
+        except Exception as error:
+            raise self.damage(array, shard, str(error)) from error
         together = values[0] if len(values) == 1 else np.concatenate(values)
+        if together.shape[1:] != array.shape or together.dtype != np.dtype(array.dtype):
+            raise self.damage(
+                array,
+                shard,
+                f"rows are {together.dtype} {together.shape[1:]}, not {array.dtype} {array.shape}",
+            )
         return together if len(rows) == len(distinct) and _ascending(rows) else together[position]
+
+    def damage(self, array: ArraySpec, shard: int, reason: str) -> CacheCorruptError:
+        """Make the error of a shard whose bytes cannot be trusted."""
+        return damaged_shard(self._cache, self.shard_file(array, shard), array, shard, reason)
 
     def stored_shards(self, array: ArraySpec) -> tuple[int, ...]:
         """Give the shards that have a folder."""
@@ -163,8 +222,8 @@ class ZarrStore:
             shutil.rmtree(folder)
 
     def remove_leftovers(self, array: ArraySpec, shard: int) -> tuple[str, ...]:
-        """Remove zarr's unfinished ``*.partial`` files of a shard."""
-        leftovers = sorted(self._shard_folder(array, shard).rglob("*.partial"))
+        """Remove unfinished ``*.partial`` files of a shard, ours and zarr's."""
+        leftovers = sorted(self._shard_folder(array, shard).rglob(f"*{_PARTIAL}"))
         for file in leftovers:
             file.unlink()
         return tuple(file.relative_to(self._cache).as_posix() for file in leftovers)
@@ -174,17 +233,38 @@ class ZarrStore:
         return zarr.open_array(store, path=array.name, mode="r", zarr_format=3)
 
 
+def _properties(opened: "zarr.Array[Any]") -> dict[str, Any]:
+    return {
+        "shape": opened.shape,
+        "dtype": opened.dtype.name,
+        "shards": opened.shards,
+        "chunks": opened.chunks,
+        "codecs": _codec_names(opened),
+        "shard file": opened.metadata.encode_chunk_key((0,) * opened.ndim),
+        "encoding": opened.attrs.get("encoding", "plain"),
+    }
+
+
 def _ascending(rows: npt.NDArray[np.int64]) -> bool:
     return bool((np.diff(rows) > 0).all())
 
 
 def _codec_names(opened: "zarr.Array[Any]") -> list[str]:
-    codecs = getattr(opened.metadata, "codecs", ())
-    names = [type(codec).__name__ for codec in codecs]
-    for codec in codecs:
-        if isinstance(codec, ShardingCodec):
-            names += [type(inner).__name__ for inner in codec.codecs]
-    return names
+    (codec, *others) = getattr(opened.metadata, "codecs", ()) or (None,)
+    if others or not isinstance(codec, ShardingCodec):
+        return [type(item).__name__ for item in (codec, *others)]
+    return [
+        f"index at {codec.index_location.value}",
+        *(f"index {_codec_name(item)}" for item in codec.index_codecs),
+        *map(_codec_name, codec.codecs),
+    ]
+
+
+def _codec_name(codec: object) -> str:
+    if isinstance(codec, BytesCodec):
+        # One byte has no order, and none is stored.
+        return "little-endian" if codec.endian is None else f"{codec.endian.value}-endian"
+    return type(codec).__name__
 
 
 def _same(file: Path, content: bytes) -> bool:

@@ -11,14 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficient_medsam2.images.preprocess import (
-    Squash,
-    logits_to_mask,
-    squash_slices,
-    to_network_input,
-)
+from efficient_medsam2.errors import NetworkConfigError
+from efficient_medsam2.images.preprocess import Squash, logits_to_mask, squash_slices
 from efficient_medsam2.networks.records import Prompts, SliceFeatures, boxes_to_prompts
 from efficient_medsam2.networks.runner import SliceRunner
+from efficient_medsam2.networks.sam1 import PromptedNetwork, network_input
 
 __all__ = ["VolumePredictor"]
 
@@ -41,7 +38,7 @@ class VolumePredictor:
     """
 
     def __init__(
-        self, runner: SliceRunner, image: npt.NDArray[np.uint8], *, keep: int = 64
+        self, runner: PromptedNetwork, image: npt.NDArray[np.uint8], *, keep: int = 64
     ) -> None:
         is_grey_or_rgb = image.ndim == 3 or (image.ndim == 4 and image.shape[3] == 3)
         if image.dtype != np.uint8 or not is_grey_or_rgb:
@@ -77,7 +74,8 @@ class VolumePredictor:
                 if index not in self._features
             ]
             squashed = squash_slices(self._image[wanted], self._runner.image_size)
-            pixels = to_network_input(torch.from_numpy(squashed).to(self._device))
+            image = torch.from_numpy(squashed).to(self._device)
+            pixels = network_input(self._runner, image)
             encoded = self._runner.encode(pixels)
             for place, index in enumerate(wanted):
                 rows = torch.tensor([place], device=self._device)
@@ -124,7 +122,14 @@ class VolumePredictor:
         Raises:
             ValueError: ``slices`` is not an ascending run around the prompted slice.
             IndexError: ``slices`` reach beyond the volume.
+            NetworkConfigError: the network has no memory (MedSAM).
         """
+        runner = self._runner
+        if not isinstance(runner, SliceRunner):
+            raise NetworkConfigError(
+                "MedSAM has no memory and follows nothing: prompt every slice (segment_boxes), or "
+                "use a network that has one, such as a student"
+            )
         wanted = list(slices)
         if slice_index not in wanted or wanted != list(range(wanted[0], wanted[-1] + 1)):
             raise ValueError(f"slices {wanted} are not a run around slice {slice_index}")
@@ -136,8 +141,8 @@ class VolumePredictor:
         if count == 0:
             return masks
         start = self._rows(slice_index, count)
-        first = self._runner.prompted(start, prompts)
-        memory = self._runner.remember(start, first, position=slice_index, prompted=True)
+        first = runner.prompted(start, prompts)
+        memory = runner.remember(start, first, position=slice_index, prompted=True)
         masks[:, slice_index - wanted[0]] = self._masks(first.mask_logits)
         for reverse in (False, True):
             bank = [memory]
@@ -148,7 +153,7 @@ class VolumePredictor:
             )
             for position in path:
                 here = self._rows(position, count)
-                record = self._runner.tracked(
+                record = runner.tracked(
                     here,
                     bank,
                     position=position,
@@ -156,11 +161,11 @@ class VolumePredictor:
                     num_frames=max(self.depth, 2),
                 )
                 masks[:, position - wanted[0]] = self._masks(record.mask_logits)
-                bank.append(self._runner.remember(here, record, position=position, prompted=False))
+                bank.append(runner.remember(here, record, position=position, prompted=False))
                 # Older entries are beyond the memory's and the pointers' reach.
                 reach = max(
-                    int(self._runner.model.num_maskmem),
-                    int(self._runner.config.max_object_pointers_in_encoder),
+                    int(runner.model.num_maskmem),
+                    int(runner.config.max_object_pointers_in_encoder),
                 )
                 bank = [bank[0], *bank[1:][-reach:]]
         return masks

@@ -1,5 +1,8 @@
 """Prompts made from masks: boxes with jitter and points, as a user would give them.
 
+Several points, positive and negative, are in ``prompts_points``; RECIST marks in
+``prompts_recist``.
+
 Pixels are those of the network input; a box is (x0, y0, x1, y1) with x1 and y1 the last pixel of
 the object, as in the CVPR24 challenge files.
 """
@@ -16,9 +19,11 @@ from efficient_medsam2.networks.records import IGNORED_LABEL, Prompts
 __all__ = [
     "SampledPrompt",
     "box_of",
+    "challenge_boxes",
     "error_point",
     "inside_point",
     "jittered_box",
+    "jittered_boxes",
     "sample_prompt",
     "stack_prompts",
 ]
@@ -26,13 +31,16 @@ __all__ = [
 MAXIMUM_JITTER_PIXELS = 20.0
 """MedSAM2 draws box noise from U(±min(0.1 * side, 20 px)) at 512 px."""
 
+CHALLENGE_SHIFT_PIXELS = 5
+"""The CVPR24 challenge's LiteMedSAM moves each side outward by 0 to 5 px at 256 px."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampledPrompt:
     """One prompt.
 
     Attributes:
-        kind: ``box`` or ``point``.
+        kind: ``box``, ``point``, ``recist`` or ``mask`` (which has no points).
         points_N2: (N, 2) float32 as (x, y).
         labels_N: (N,) int64: 1 foreground, 0 background, 2 and 3 box corners.
     """
@@ -59,12 +67,47 @@ def jittered_box(
     box: np.ndarray, generator: np.random.Generator, *, size: int, fraction: float = 0.1
 ) -> np.ndarray:
     """Move each corner by U(±min(fraction * side, 20 px * size / 512)), clipped to the image."""
-    sides = np.array([box[2] - box[0], box[3] - box[1]] * 2, dtype=np.float32) + 1
+    noise = generator.uniform(-1, 1, 4)
+    moved: np.ndarray = jittered_boxes(box[None], noise[None], size=size, fraction=fraction)[0]
+    return moved
+
+
+def jittered_boxes(
+    boxes_N4: np.ndarray, noise_N4: np.ndarray, *, size: int, fraction: float
+) -> np.ndarray:
+    """``jittered_box`` of many boxes at once.
+
+    Args:
+        boxes_N4: (N, 4) float32.
+        noise_N4: (N, 4) numbers of U(-1, 1).
+        size: S in pixels.
+        fraction: noise as a fraction of the side.
+
+    Returns:
+        (N, 4) float32.
+    """
+    sides = np.tile(boxes_N4[:, 2:] - boxes_N4[:, :2], 2).astype(np.float32) + 1
     reach = np.minimum(fraction * sides, MAXIMUM_JITTER_PIXELS * size / 512)
-    moved = box + generator.uniform(-1, 1, 4).astype(np.float32) * reach
-    low, high = np.minimum(moved[:2], moved[2:]), np.maximum(moved[:2], moved[2:])
-    clipped: np.ndarray = np.clip(np.concatenate([low, high]), 0, size - 1)
+    moved = boxes_N4 + noise_N4.astype(np.float32) * reach
+    low, high = np.minimum(moved[:, :2], moved[:, 2:]), np.maximum(moved[:, :2], moved[:, 2:])
+    clipped: np.ndarray = np.clip(np.concatenate([low, high], axis=1), 0, size - 1)
     return clipped.astype(np.float32)
+
+
+def challenge_boxes(boxes_N4: np.ndarray, shifts_N4: np.ndarray, *, size: int) -> np.ndarray:
+    """Boxes as the CVPR24 challenge's training draws them: every side moved outward.
+
+    Args:
+        boxes_N4: (N, 4) float32.
+        shifts_N4: (N, 4) integers from 0 to ``CHALLENGE_SHIFT_PIXELS``, in pixels at 256.
+        size: S in pixels.
+
+    Returns:
+        (N, 4) float32, clipped to the image.
+    """
+    outward = np.array([-1, -1, 1, 1], dtype=np.float32) * (size / 256)
+    moved: np.ndarray = np.clip(boxes_N4 + shifts_N4.astype(np.float32) * outward, 0, size - 1)
+    return moved.astype(np.float32)
 
 
 def inside_point(mask_HW: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -73,13 +116,16 @@ def inside_point(mask_HW: np.ndarray, generator: np.random.Generator) -> np.ndar
     Raises:
         ValueError: the mask is empty.
     """
-    if not mask_HW.any():
+    rows, columns = (np.flatnonzero(mask_HW.any(axis=axis)) for axis in (1, 0))
+    if rows.size == 0:
         raise ValueError("an empty mask has no point inside")
-    distance = ndimage.distance_transform_edt(np.pad(mask_HW, 1))[1:-1, 1:-1]
-    inside = distance > 0
-    rows, columns = np.nonzero(distance >= np.median(distance[inside]))
-    pick = generator.integers(rows.size)
-    return np.array([columns[pick], rows[pick]], dtype=np.float32)
+    top, left = int(rows[0]), int(columns[0])
+    # The nearest background lies in the object's box or next to it: no need to look further.
+    inner = mask_HW[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
+    distance = ndimage.distance_transform_edt(np.pad(inner, 1))[1:-1, 1:-1]
+    deep = np.flatnonzero(distance >= np.median(distance[distance > 0]))
+    row, column = divmod(int(deep[generator.integers(deep.size)]), inner.shape[1])
+    return np.array([column + left, row + top], dtype=np.float32)
 
 
 def error_point(

@@ -10,9 +10,14 @@ from importlib import metadata
 
 import click
 
+from pipeline.ablate_command import ablate
+from pipeline.convert_command import cache_convert
 from pipeline.inspect_commands import cache_group, doctor, plan, status
+from pipeline.model_commands import models_group
 from pipeline.options import PROGRAM
+from pipeline.repair_command import cache_repair
 from pipeline.run_commands import demo, evaluate, precompute, report, run, train
+from pipeline.store_commands import cache_copy, cache_unlock
 
 __all__ = ["main", "program"]
 
@@ -39,6 +44,7 @@ def program(debug: bool) -> None:
 
     \b
     efficient-medsam2 doctor                 is this machine fit?
+    efficient-medsam2 models list            which teachers can be had?
     efficient-medsam2 demo --data phantom    the whole pipeline, small
     efficient-medsam2 plan -c laptop         what would run, and why
     efficient-medsam2 run -c laptop          run it
@@ -49,7 +55,25 @@ def program(debug: bool) -> None:
     """
 
 
-for _command in (demo, doctor, plan, status, precompute, train, run, evaluate, report, cache_group):
+_COMMANDS = (
+    demo,
+    doctor,
+    plan,
+    status,
+    precompute,
+    train,
+    run,
+    evaluate,
+    report,
+    ablate,
+    cache_group,
+    models_group,
+)
+cache_group.add_command(cache_convert)
+cache_group.add_command(cache_copy)
+cache_group.add_command(cache_repair)
+cache_group.add_command(cache_unlock)
+for _command in _COMMANDS:
     program.add_command(_command)
 
 

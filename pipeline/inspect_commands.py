@@ -3,15 +3,26 @@
 # ruff: noqa: D301 (click takes \b, the character, as "do not rewrap this paragraph")
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.options import PROGRAM, Percentage, config_options, progress_option
+from pipeline.estimation import estimate_of, print_estimate, sample_option
+from pipeline.options import (
+    PROGRAM,
+    ClusterChoice,
+    Percentage,
+    cluster_options,
+    config_options,
+    progress_option,
+    user_models_folder,
+)
+from pipeline.text_table import print_table
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -25,30 +36,35 @@ _JSON_HELP = "Print JSON for machines instead of a table."
 
 @click.command()
 @config_options
+@sample_option
 @click.option("as_json", "--json", is_flag=True, help=_JSON_HELP)
-def plan(config: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say which stages would run and why, and how large the cache would be.
+def plan(config: str, overrides: tuple[str, ...], sample: bool, as_json: bool) -> None:
+    """Say which stages would run and why, and what the cache would hold and take.
 
-    Reads the config and the manifests in <run.dir>; writes nothing.
+    Reads the config and the manifests in <run.dir>. Where precompute is still to run: bytes of
+    every array against the free disk, and the time, from a short measured sample (up to 20 s; its
+    few rows are written beside the cache and removed). Exit code 5 where the cache does not fit,
+    with the settings that would.
 
     \b
     efficient-medsam2 plan -c laptop --set encoder.learning_rate=5e-4
     """
     from pipeline.config import load_config
 
-    loaded = load_config(config, overrides)
+    loaded = load_config(config, overrides, models=user_models_folder())
     stages, _ = _planned(loaded, digests=False)
     pending = any(stage.name == "precompute" and stage.state != "fresh" for stage in stages)
-    estimate = _estimate(loaded) if pending else ()
+    if not as_json:
+        print_table(
+            ("stage", "state", "why"),
+            [(stage.name, stage.state, "; ".join(stage.reasons)) for stage in stages],
+        )
+    estimate = estimate_of(loaded, sample=sample) if pending else None
     if as_json:
-        _print_json({"stages": [asdict(stage) for stage in stages], "estimate": list(estimate)})
-        return
-    _print_table(
-        ("stage", "state", "why"),
-        [(stage.name, stage.state, "; ".join(stage.reasons)) for stage in stages],
-    )
-    for line in estimate:
-        click.echo(line)
+        made = None if estimate is None else estimate.to_json()
+        _print_json({"stages": [asdict(stage) for stage in stages], "estimate": made})
+    if estimate is not None:
+        print_estimate(estimate, lines=not as_json)
 
 
 @click.command()
@@ -65,7 +81,9 @@ def status(config: str, overrides: tuple[str, ...], verify: bool, as_json: bool)
     """
     from pipeline.config import load_config
 
-    stages, observed = _planned(load_config(config, overrides), digests=verify)
+    stages, observed = _planned(
+        load_config(config, overrides, models=user_models_folder()), digests=verify
+    )
     manifests = {stage.name: observed[stage.name].manifest for stage in stages}
     if as_json:
         records = []
@@ -80,7 +98,7 @@ def status(config: str, overrides: tuple[str, ...], verify: bool, as_json: bool)
         manifest = manifests[stage.name]
         finished = "" if manifest is None else manifest.finished_utc
         rows.append((stage.name, stage.state, finished, "; ".join(stage.reasons)))
-    _print_table(("stage", "state", "finished (UTC)", "why"), rows)
+    print_table(("stage", "state", "finished (UTC)", "why"), rows)
 
 
 @click.command()
@@ -104,7 +122,7 @@ def doctor(context: click.Context, out: Path) -> None:
     from pipeline.doctor import examine_machine
 
     checks = examine_machine(out)
-    _print_table(("check", "verdict", "found"), [(c.name, c.verdict, c.found) for c in checks])
+    print_table(("check", "verdict", "found"), [(c.name, c.verdict, c.found) for c in checks])
     for check in checks:
         if check.mend:
             click.echo(f"{check.name}: {check.mend}")
@@ -118,41 +136,56 @@ def cache_group() -> None:
 
 
 @cache_group.command("info")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("place", metavar="PATH")
 @click.option("as_json", "--json", is_flag=True, help=_JSON_HELP)
-def cache_info(path: Path, as_json: bool) -> None:
+def cache_info(place: str, as_json: bool) -> None:
     """Say what the cache at PATH holds: teacher, rows, size, whether it is complete.
+
+    PATH is a folder or an address of an object store.
 
     \b
     efficient-medsam2 cache info ct.cache
+    efficient-medsam2 cache info s3://bucket/ct.cache
     """
     from pydantic_core import to_jsonable_python
 
     from cache.verify import describe
+    from pipeline.object_store import cache_at
 
-    info = to_jsonable_python(describe(path))
+    with cache_at(place) as (path, _):
+        info = to_jsonable_python(describe(path))
     if as_json:
         _print_json(info)
         return
+    levels = info.pop("levels")
     _print_tree(info)
+    print_table(
+        ("level", "stored as", "bytes per slice", "bytes"),
+        [
+            (name, of["encoding"], f"{of['bytes_per_slice']:,.0f}", f"{of['bytes']:,}")
+            for name, of in levels.items()
+        ],
+    )
 
 
 @cache_group.command("verify")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("place", metavar="PATH")
 @click.option(
     "--sample", type=Percentage(), metavar="SHARE", help="Check this share of the shards (1%)."
 )
 @click.option("--full", is_flag=True, help="Check every shard; this is also the default.")
 @click.option("--repair", is_flag=True, help="Take bad shards out; precompute writes them again.")
 @progress_option
+@cluster_options
 @click.pass_context
 def cache_verify(
     context: click.Context,
-    path: Path,
+    place: str,
     sample: float | None,
     full: bool,
     repair: bool,
     progress: str,
+    cluster: ClusterChoice,
 ) -> None:
     """Compare the cache at PATH with its own ledger: index, shards, statistics.
 
@@ -162,14 +195,19 @@ def cache_verify(
     \b
     efficient-medsam2 cache verify ct.cache --sample 1%
     efficient-medsam2 cache verify ct.cache --repair
+    efficient-medsam2 cache verify s3://bucket/ct.cache
     """
     from cache.verify import discard_bad, verify
+    from pipeline.cluster import open_cluster
+    from pipeline.object_store import cache_at
     from pipeline.progress import PROGRESS_KINDS, make_progress
+    from stages.cluster_verify import digest_on_workers
 
     if full and sample is not None:
         raise click.UsageError("--full and --sample exclude each other: give one of them")
     shown = make_progress(next(kind for kind in PROGRESS_KINDS if kind == progress))
     with ExitStack() as stack:
+        path, mirror = stack.enter_context(cache_at(place))
         bars: list[ProgressBar] = []
 
         def advance(checked: int, total: int) -> None:
@@ -178,7 +216,19 @@ def cache_verify(
                 bars.append(stack.enter_context(bar))
             bars[0].update(1)
 
-        report = verify(path, sample=sample, progress=advance)
+        workers = stack.enter_context(open_cluster(cluster, threads=1, note=shown.note))
+        if workers is not None and mirror is not None:
+            raise click.UsageError("a cache on an object store is verified in this process alone")
+        report = verify(
+            path,
+            sample=sample,
+            progress=advance,
+            mirror=mirror,
+            digest_files=None if workers is None else partial(digest_on_workers, workers, path),
+        )
+        discarded: tuple[str, ...] = ()
+        if report.bad and repair:
+            discarded = discard_bad(path, report, mirror=mirror)
     for part in report.bad:
         click.echo(f"bad: {part}")
     click.echo(f"{report.checked} of {report.total} shard files compared, {len(report.bad)} bad")
@@ -187,31 +237,26 @@ def cache_verify(
         names = ", ".join(f"{count} of {space}" for space, count in absent.items())
         click.echo(f"not written yet: {names} (shards); precompute continues there")
     if report.bad and repair:
-        for line in discard_bad(path, report):
+        for line in discarded:
             click.echo(line)
-        click.echo(f"repaired: now {PROGRAM} precompute -c CONFIG --set cache.path={path}")
+        click.echo(f"repaired: now {PROGRAM} precompute -c CONFIG --set cache.path={place}")
     elif report.bad:
-        click.echo(f"mend: {PROGRAM} cache verify --repair {path}", err=True)
+        click.echo(f"mend: {PROGRAM} cache repair {place} -c CONFIG", err=True)
         context.exit(4)
 
 
 def _planned(
     config: "Config", *, digests: bool
 ) -> tuple[tuple["PlannedStage", ...], dict[str, "Observation"]]:
+    from pipeline.object_store import mirror_of
     from pipeline.plan import observe
     from pipeline.plan import plan as plan_stages
     from pipeline.stage_graph import build_graph
 
-    graph = build_graph(config)
-    observed = observe(graph, config.run.dir, digests=digests)
+    with mirror_of(config):
+        graph = build_graph(config)
+        observed = observe(graph, config.run.dir, digests=digests)
     return plan_stages(graph, observed), observed
-
-
-def _estimate(config: "Config") -> tuple[str, ...]:
-    """Lines on the size of the cache and the time it takes."""
-    from stages.estimate import estimate
-
-    return tuple(estimate(config.data, config.teacher, config.cache, config.precompute))
 
 
 def _print_json(value: Any) -> None:  # noqa: ANN401 (any JSON value)
@@ -226,12 +271,3 @@ def _print_tree(values: Mapping[str, Any], indent: str = "") -> None:
             _print_tree(value, indent + "  ")
         else:
             click.echo(f"{indent}{name}: {f'{value:,}' if isinstance(value, int) else value}")
-
-
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns as wide as their widest cell; the last one is free."""
-    table = [tuple(titles), *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(titles) - 1)]
-    for row in table:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[-1]]).rstrip())

@@ -1,19 +1,51 @@
 """Options that several commands take, and how a command is typed again."""
 
+import functools
+import os
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import click
 
 from pipeline.config_file import PRESETS, preset_names
 
-__all__ = ["PROGRAM", "Invocation", "Percentage", "config_options", "run_options"]
+__all__ = [
+    "PROGRAM",
+    "ClusterChoice",
+    "Invocation",
+    "Percentage",
+    "cluster_options",
+    "config_options",
+    "run_options",
+    "seeds_option",
+    "user_models_folder",
+]
 
 PROGRAM = "efficient-medsam2"
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterChoice:
+    """Where a command's tasks run: in its own process, where neither is given.
+
+    Attributes:
+        workers: ``--workers``.
+        scheduler: ``--scheduler``.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+
+    def words(self) -> list[str]:
+        """Give it as options."""
+        words = [] if self.workers is None else ["--workers", str(self.workers)]
+        return words + ([] if self.scheduler is None else ["--scheduler", self.scheduler])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +58,7 @@ class Invocation:
         config: ``-c``; None for a command that has none.
         overrides: every ``--set``.
         progress: ``--progress``.
+        cluster: ``--workers`` and ``--scheduler``.
     """
 
     command: tuple[str, ...]
@@ -33,6 +66,7 @@ class Invocation:
     config: str | None = None
     overrides: tuple[str, ...] = ()
     progress: str = "auto"
+    cluster: ClusterChoice = ClusterChoice()
 
     def text(self, force: Sequence[str] = ()) -> str:
         """Give the command line, with ``--force`` for the named stages."""
@@ -41,7 +75,7 @@ class Invocation:
             words += ["--force", stage]
         if self.progress != "auto":
             words += ["--progress", self.progress]
-        return shlex.join(words)
+        return shlex.join([*words, *self.cluster.words()])
 
     def stage_text(self, stage: str, force: bool) -> str:
         """Give the command line that runs one stage with the same config."""
@@ -55,6 +89,13 @@ class Invocation:
         for override in self.overrides:
             words += ["--set", override]
         return words
+
+
+def user_models_folder() -> Path:
+    """Folder of pulled models of whoever types the command."""
+    from pipeline.model_store import models_folder
+
+    return models_folder(os.environ, platform=sys.platform, home=Path.home())
 
 
 class Percentage(click.ParamType[float]):
@@ -113,6 +154,44 @@ def run_options(command: CommandT) -> CommandT:
         help="Continue half-done stages, or begin them anew.",
     )(command)
     return progress_option(command)
+
+
+def cluster_options(command: CommandT) -> CommandT:
+    """Add ``--workers`` and ``--scheduler``, which come as one ``cluster: ClusterChoice``."""
+
+    @functools.wraps(command)
+    def chosen(*, workers: int | None, scheduler: str | None, **options: object) -> object:
+        if workers is not None and scheduler is not None:
+            raise click.UsageError("--workers and --scheduler exclude each other: give one of them")
+        cluster = ClusterChoice(workers=workers, scheduler=scheduler)
+        return command(cluster=cluster, **options)
+
+    with_scheduler = click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Work on the Dask cluster whose scheduler is there, such as tcp://10.0.0.5:8786; "
+        "data, teacher and cache must lie where all its machines see them.",
+    )(chosen)
+    return cast(
+        CommandT,
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Work in N processes of this machine (Dask); by default in this one alone.",
+        )(with_scheduler),
+    )
+
+
+def seeds_option(command: CommandT) -> CommandT:
+    """Add ``--seeds``."""
+    return click.option(
+        "--seeds",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Repeat the student's stages with the seeds after the run's own, so many in all.",
+    )(command)
 
 
 def progress_option(command: CommandT) -> CommandT:

@@ -150,11 +150,21 @@ class _LineBar(_Context):
         seconds = self._clock() - self._started_s
         new = self._done - self._initial
         rate = f", {new / seconds:.3g} {self._unit}/s" if seconds > 0 and new else ""
+        todo = self._total - self._done
+        left = f", {_duration(todo * seconds / new)} left" if todo > 0 and new > 0 else ""
         figures = "".join(f", {name} {_figure(value)}" for name, value in self._figures.items())
         self._lines.note(
             f"{self._description}: {self._done}/{self._total} {self._unit}, {seconds:.0f} s"
-            f"{rate}{figures}{ending}"
+            f"{rate}{left}{figures}{ending}"
         )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _figure(value: float | str) -> str:

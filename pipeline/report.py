@@ -66,6 +66,7 @@ def _document(records: RunRecords, checks: Sequence[Check]) -> dict[str, Any]:
     stored = {"cache_bytes_per_slice": records.context.cache_bytes_per_slice}
     return {
         "rows": [row.model_dump(mode="json") | stored for row in records.rows],
+        "other_seeds": [each.seed for each in records.repetitions if not each.problem],
         "checks": [asdict(check) for check in checks],
         "context": records.context.model_dump(mode="json"),
     }

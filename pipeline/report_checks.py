@@ -4,7 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report_records import Row, RunRecords, StageRecord, last_student, named_row
+from pipeline.report_records import (
+    Repetition,
+    Row,
+    RunRecords,
+    StageRecord,
+    last_student,
+    named_row,
+)
 
 __all__ = ["Check", "run_checks"]
 
@@ -43,6 +50,7 @@ def run_checks(records: RunRecords) -> tuple[Check, ...]:
     checks += _above_with_fewer_labels(rows)
     checks += [check for stage in records.stages for check in _validation(stage)]
     checks += _of_these_weights(records.stages)
+    checks += _repeated(records.repetitions)
     return tuple(checks)
 
 
@@ -64,14 +72,15 @@ def _cheaper(teacher: Row | None, student: Row | None) -> Check:
 def _retained(teacher: Row | None, student: Row | None) -> Check:
     name, wanted = "DSC kept from the teacher", f"at least {_RETENTION * 100:g} %"
     kept = _figure(student, "retention")
-    if student is None or kept is None:
+    if kept is None:
         return _unmeasured(name, wanted, {"student": kept})
+    ours, theirs = _figure(student, "dsc"), _figure(teacher, "dsc")
     return Check(
         name=name,
         value=kept,
         wanted=wanted,
         ok=kept >= _RETENTION,
-        detail=f"{kept * 100:.1f} %: {_text(student.dsc)} of {_text(_figure(teacher, 'dsc'))}",
+        detail=f"{kept * 100:.1f} %: {_text(ours)} of {_text(theirs)}",
     )
 
 
@@ -144,13 +153,31 @@ def _of_these_weights(stages: Sequence[StageRecord]) -> Iterator[Check]:
     )
 
 
+def _repeated(repetitions: Sequence[Repetition]) -> Iterator[Check]:
+    """Repetitions of another recipe or cache must not pass for this run's."""
+    if not repetitions:
+        return
+    counted = [str(each.seed) for each in repetitions if not each.problem]
+    others = [f"seed {each.seed}: {each.problem}" for each in repetitions if each.problem]
+    detail = [f"means over the run's own seed and {', '.join(counted)}"] if counted else []
+    detail += [f"not counted: {'; '.join(others)}"] if others else []
+    yield Check(
+        name="Repetitions with other seeds",
+        value=float(len(counted)),
+        wanted="settings and cache of this run",
+        ok=None if others else True,
+        detail="; ".join(detail),
+    )
+
+
 def _unmeasured(name: str, wanted: str, figures: dict[str, float | None]) -> Check:
     lacking = ", ".join(what for what, value in figures.items() if value is None)
     return Check(name=name, value=None, wanted=wanted, ok=None, detail=f"no figure of: {lacking}")
 
 
 def _figure(row: Row | None, name: str) -> float | None:
-    return None if row is None else getattr(row, name)
+    """A figure, its mean where there are several seeds."""
+    return None if row is None else row.mean(name)
 
 
 def _text(value: float | None) -> str:

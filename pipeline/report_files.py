@@ -20,12 +20,14 @@ from pipeline.artifacts import read_manifest
 from pipeline.errors import ArtifactError
 from pipeline.report_records import (
     Evaluation,
+    Repetition,
     RunRecords,
     Sample,
     StageRecord,
     finite,
     models_in_order,
 )
+from pipeline.report_seeds import fits, seed_folders, with_seeds
 from stages.training.journal import read_journal
 
 __all__ = ["read_run"]
@@ -49,15 +51,28 @@ def read_run(run_dir: Path) -> RunRecords:
             arrays = _arrays(folder / "samples.npz", run_dir)
             _check_shapes(samples, arrays, folder / "samples.npz", run_dir)
     config = run_dir / "config.yaml"
+    repetitions = _repetitions(run_dir)
     return RunRecords(
         directory=run_dir,
-        rows=models_in_order(evaluation.rows),
+        rows=with_seeds(models_in_order(evaluation.rows), repetitions),
         context=evaluation.context,
         samples=samples,
         arrays=arrays,
         stages=_stages(run_dir),
         config_text=config.read_text(encoding="utf-8") if config.is_file() else None,
+        repetitions=repetitions,
     )
+
+
+def _repetitions(run_dir: Path) -> tuple[Repetition, ...]:
+    found = []
+    for seed, folder in seed_folders(run_dir).items():
+        problem, rows = fits(run_dir, folder), ()
+        if not problem:
+            path = folder / "evaluate" / "rows.json"
+            rows = _validated(TypeAdapter(Evaluation), path, folder).rows
+        found.append(Repetition(seed=seed, rows=rows, problem=problem))
+    return tuple(found)
 
 
 def _stages(run_dir: Path) -> tuple[StageRecord, ...]:

@@ -10,10 +10,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from pipeline.artifacts import Manifest
+from pipeline.spread import Spread, spread_of
 
 __all__ = [
+    "SEED_FIGURES",
     "Evaluation",
     "EvaluationContext",
+    "Repetition",
     "Row",
     "RunRecords",
     "Sample",
@@ -28,6 +31,9 @@ __all__ = [
 ]
 
 _ORDER = ("teacher", "baseline", "encoder", "memory", "finetune")
+SEED_FIGURES = ("dsc", "dsc_3d", "nsd", "retention", "retention_3d")
+"""Figures of a row that are kept for each seed: ``dsc_seeds`` and so on."""
+
 _NAMES = {
     "teacher": "Teacher",
     "baseline": "Baseline: labels only",
@@ -68,6 +74,7 @@ class Row(BaseModel):
         ms_per_slice: milliseconds for a prompted slice.
         label_fraction: share of the labels that it was trained with.
         per_structure: structure → its figures.
+        dsc_seeds: ``dsc`` by seed, the run's own first; likewise the other figures.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -86,6 +93,22 @@ class Row(BaseModel):
     ms_per_slice: float | None = None
     label_fraction: float | None = None
     per_structure: dict[str, Structure] = {}
+    dsc_seeds: tuple[float | None, ...] = ()
+    dsc_3d_seeds: tuple[float | None, ...] = ()
+    nsd_seeds: tuple[float | None, ...] = ()
+    retention_seeds: tuple[float | None, ...] = ()
+    retention_3d_seeds: tuple[float | None, ...] = ()
+
+    def spread(self, figure: str, *, scale: float = 1.0) -> Spread | None:
+        """A figure over the seeds that have it, or the run's own; None where there is none."""
+        by_seed = getattr(self, f"{figure}_seeds") if figure in SEED_FIGURES else ()
+        values = by_seed or (getattr(self, figure),)
+        return spread_of([value for value in values if value is not None], scale=scale)
+
+    def mean(self, figure: str) -> float | None:
+        """A figure's mean over the seeds that have it."""
+        spread = self.spread(figure)
+        return None if spread is None else spread.mean
 
     @property
     def name(self) -> str:
@@ -184,6 +207,21 @@ class StageRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """A repetition of the run.
+
+    Attributes:
+        seed: its seed.
+        rows: its models; empty where it does not count.
+        problem: why it does not count; empty where it does.
+    """
+
+    seed: int
+    rows: tuple[Row, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecords:
     """All that a report tells about.
 
@@ -195,6 +233,7 @@ class RunRecords:
         arrays: name → array, of ``samples.npz``.
         stages: in the order in which they run.
         config_text: ``config.yaml`` as it is, None where there is none.
+        repetitions: with other seeds, those that do not count included.
     """
 
     directory: Path
@@ -204,6 +243,7 @@ class RunRecords:
     arrays: Mapping[str, npt.NDArray[Any]]
     stages: tuple[StageRecord, ...]
     config_text: str | None
+    repetitions: tuple[Repetition, ...] = ()
 
 
 def parse_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.report_records import EvaluationContext, Row, RunRecords, last_student, named_row
+from pipeline.spread import Spread
 
 __all__ = [
     "ABSENT",
@@ -39,7 +40,8 @@ class Column:
     Attributes:
         title: its head.
         meaning: what the figure is.
-        figure: row → figure in the column's unit.
+        figure: row → figure in the column's unit; its mean where there are several seeds.
+        spread: row → that figure over the seeds; None for what no seed changes.
         digits: decimals; None: as few as its smallest figure needs.
         quality: higher is better, and differences between students are not timing noise.
     """
@@ -49,6 +51,7 @@ class Column:
     figure: Callable[[Row], float | None]
     digits: int | None
     quality: bool = False
+    spread: Callable[[Row], Spread | None] | None = None
 
 
 def columns(context: EvaluationContext) -> tuple[Column, ...]:
@@ -63,37 +66,42 @@ def columns(context: EvaluationContext) -> tuple[Column, ...]:
         Column(
             title="DSC",
             meaning="mean Dice of prompted slices",
-            figure=lambda row: row.dsc,
+            figure=lambda row: row.mean("dsc"),
             digits=3,
             quality=True,
+            spread=lambda row: row.spread("dsc"),
         ),
         Column(
             title="DSC 3D",
             meaning="mean Dice of volumes, propagated from one prompted slice",
-            figure=lambda row: row.dsc_3d,
+            figure=lambda row: row.mean("dsc_3d"),
             digits=3,
             quality=True,
+            spread=lambda row: row.spread("dsc_3d"),
         ),
         Column(
             title=nsd,
             meaning="mean normalised surface Dice of prompted slices",
-            figure=lambda row: row.nsd,
+            figure=lambda row: row.mean("nsd"),
             digits=3,
             quality=True,
+            spread=lambda row: row.spread("nsd"),
         ),
         Column(
             title="Retention %",
             meaning="DSC over the teacher's",
-            figure=lambda row: _scaled(row.retention, 100),
+            figure=lambda row: _scaled(row.mean("retention"), 100),
             digits=1,
             quality=True,
+            spread=lambda row: row.spread("retention", scale=100),
         ),
         Column(
             title="Retention 3D %",
             meaning="DSC 3D over the teacher's",
-            figure=lambda row: _scaled(row.retention_3d, 100),
+            figure=lambda row: _scaled(row.mean("retention_3d"), 100),
             digits=1,
             quality=True,
+            spread=lambda row: row.spread("retention_3d", scale=100),
         ),
         Column(
             title="Params M",
@@ -150,8 +158,14 @@ def table_cells(column: Column, rows: Sequence[Row]) -> tuple[tuple[str, bool], 
     ]
     best = max(rivals, key=float) if column.quality and len(set(rivals)) > 1 else None
     return tuple(
-        (text, text == best and _is_rival(row)) for row, text in zip(rows, texts, strict=True)
+        (_with_deviation(column, row, text, digits), text == best and _is_rival(row))
+        for row, text in zip(rows, texts, strict=True)
     )
+
+
+def _with_deviation(column: Column, row: Row, text: str, digits: int) -> str:
+    spread = None if column.spread is None else column.spread(row)
+    return text if spread is None else spread.text(digits)
 
 
 def number(value: float | None, digits: int) -> str:
@@ -213,10 +227,10 @@ def headline(records: RunRecords) -> str:
     if student is None:
         return "No student was evaluated."
     parts = []
-    if student.retention is not None:
-        kept = f"keeps {student.retention * 100:.0f} % of the teacher's DSC"
-        if student.retention_3d is not None:
-            kept += f" ({student.retention_3d * 100:.0f} % in 3D)"
+    if (retention := student.mean("retention")) is not None:
+        kept = f"keeps {retention * 100:.0f} % of the teacher's DSC"
+        if (retention_3d := student.mean("retention_3d")) is not None:
+            kept += f" ({retention_3d * 100:.0f} % in 3D)"
         parts.append(kept)
     if teacher is not None and teacher.gflop and student.gflop:
         parts.append(f"needs {_times(teacher.gflop / student.gflop)} GFLOP per slice")
@@ -224,14 +238,18 @@ def headline(records: RunRecords) -> str:
 
 
 def summary_table(rows: Sequence[Row]) -> str:
-    """A short table for the terminal: model, DSC, DSC 3D, NSD, retention, GFLOP, ms."""
+    """A short table for the terminal: model, DSC, DSC 3D, NSD, retention, GFLOP, ms.
+
+    Quality is mean ± standard deviation where there are several seeds.
+    """
     digits = {name: _digits([getattr(row, name) for row in rows]) for name in _MEASURED}
     lines: list[tuple[str, ...]] = [
         ("model", "DSC", "DSC 3D", "NSD", "retention", "GFLOP", "ms/slice")
     ]
     for row in rows:
-        kept = ABSENT if row.retention is None else f"{row.retention * 100:.1f} %"
-        quality = (number(value, 3) for value in (row.dsc, row.dsc_3d, row.nsd))
+        retention = row.spread("retention", scale=100)
+        kept = ABSENT if retention is None else f"{retention.text(1)} %"
+        quality = (_text(row.spread(name)) for name in ("dsc", "dsc_3d", "nsd"))
         cost = (number(getattr(row, name), digits[name]) for name in _MEASURED)
         lines.append((row.model, *quality, kept, *cost))
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
@@ -239,6 +257,10 @@ def summary_table(rows: Sequence[Row]) -> str:
 
 
 _MEASURED = ("gflop", "ms_per_slice")
+
+
+def _text(spread: Spread | None) -> str:
+    return ABSENT if spread is None else spread.text(3)
 
 
 def _justified(line: Sequence[str], widths: Sequence[int]) -> Iterator[str]:

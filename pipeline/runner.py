@@ -195,6 +195,8 @@ class _Run:
             device=self._settings.device,
             resume=self._resumes(node.name),
             progress=self._progress,
+            cluster=self._settings.cluster,
+            mirror=self._settings.mirror,
         )
         self.current = node.name
         context.directory.mkdir(parents=True, exist_ok=True)

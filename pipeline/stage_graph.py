@@ -28,7 +28,8 @@ def build_graph(config: "Config") -> tuple[StageNode, ...]:
         nodes.append(_teacher(config))
     nodes.append(_precompute(config))
     nodes.append(_encoder(config))
-    nodes.append(_memory(config))
+    if config.memory.enabled:
+        nodes.append(_memory(config))
     fractions = config.finetune.label_fractions
     nodes += [_finetune(config, fraction) for fraction in fractions]
     if config.baseline.enabled:
@@ -83,8 +84,9 @@ def _precompute(config: "Config") -> StageNode:
         precompute=config.precompute,
     )
     # Where a cache lies does not change what is in it, and students of any seed may share it.
-    for key in ("cache.path", "run.seed"):
-        settings.pop(key, None)
+    for key in [*settings]:
+        if key.startswith(("cache.path", "cache.mirror", "cache.store_options", "run.seed")):
+            del settings[key]
     upstream = ("teacher",) if config.teacher.train else ()
     return StageNode(
         name="precompute", upstream=upstream, settings=settings, run=run, examine=examine
@@ -110,6 +112,7 @@ def _memory(config: "Config") -> StageNode:
         return distill_memory.run(config.student, config.memory, context)
 
     settings = _settings(config, student=config.student, memory=config.memory)
+    del settings["memory.enabled"]
     return StageNode(
         name="memory",
         upstream=("encoder", "precompute"),
@@ -129,7 +132,7 @@ def _finetune(config: "Config", fraction: float) -> StageNode:
     settings = _one_fraction(settings, fraction)
     return StageNode(
         name=f"finetune{fraction_suffix(fraction)}",
-        upstream=("memory", "precompute"),
+        upstream=("memory" if config.memory.enabled else "encoder", "precompute"),
         settings=settings,
         run=run,
         shared=True,
@@ -138,7 +141,8 @@ def _finetune(config: "Config", fraction: float) -> StageNode:
 
 def _baseline(config: "Config", fraction: float) -> StageNode:
     # The same number of optimiser steps as the distilled student had in all its stages.
-    steps = config.encoder.steps + config.memory.steps + config.finetune.steps
+    steps = config.encoder.steps + config.finetune.steps
+    steps += config.memory.steps if config.memory.enabled else 0
 
     def run(context: StageContext) -> Artifact:
         from stages import finetune

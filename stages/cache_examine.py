@@ -5,13 +5,14 @@ cannot be compared is named, and is no reason to distrust it.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cache import CacheReader
 from cache.durable import sha256_of_file
 from cache.layout import HEADER_NAME
-from efficient_medsam2.checkpoints import checkpoint_sha256
+from efficient_medsam2.checkpoints import NETWORK_SIZES, checkpoint_sha256
 from efficient_medsam2.errors import DataError, WeightsError
 from efficient_medsam2.images import CaseSource, find_cases
 from efficient_medsam2.synthetic.mni152 import template_digests
@@ -91,15 +92,29 @@ def _teacher(
     made_by = reader.spec.teacher
     if made_by.name != teacher.kind:
         return [("teacher.kind", made_by.name, teacher.kind)]
+    differing = _network(made_by.config, teacher)
     checkpoint = trained / "model" if trained is not None else teacher.checkpoint
     try:
         digest = checkpoint_sha256(teacher.kind, checkpoint)
     except WeightsError:
         notes.append("the teacher's checkpoint is not here, so it was not compared")
-        return []
+        return differing
     if digest != made_by.weights_sha256:
-        return [("teacher.checkpoint", made_by.weights_sha256[:12], digest[:12])]
-    return []
+        differing.append(("teacher.checkpoint", made_by.weights_sha256[:12], digest[:12]))
+    return differing
+
+
+def _network(made_by: Mapping[str, Any], teacher: TeacherConfig) -> list[Difference]:
+    """Compare sizes; those that the config leaves to the checkpoint come with its digest."""
+    wanted = {
+        "size": teacher.size,
+        "image_size": teacher.image_size or NETWORK_SIZES.get(teacher.kind),
+    }
+    return [
+        (f"teacher.{name}", made_by.get(name), value)
+        for name, value in wanted.items()
+        if value is not None and made_by.get(name) != value
+    ]
 
 
 def _data(reader: CacheReader, data: DataConfig, path: Path, notes: list[str]) -> list[Difference]:

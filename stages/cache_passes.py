@@ -1,254 +1,235 @@
 """The teacher's three passes over a cache: slices, prompts, tracks.
 
-Shape letters: B rows, C channels, S network input in pixels.
+Each reads ahead, computes and writes behind at the same time, shard by shard.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from cache import CacheReader, CacheWriter
-from efficient_medsam2.images import squash_labels, squash_slices, to_network_input, to_uint8
-from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatures, SliceRecord
-from efficient_medsam2.networks.runner import SliceRunner
+from cache import CacheReader, required_bytes
+from cache.schema import RowSpace
+from cache.sizes import shard_bytes
+from efficient_medsam2.networks.device import pick_device
+from stages.cache_batch_size import batch_size_for
+from stages.cache_calls import Made, TeacherCalls, memory_errors
+from stages.cache_meter import PassReport, WrittenBytes
+from stages.cache_overlap import Overlap
+from stages.cache_pictures import PictureReader
+from stages.cache_prompt_pass import PromptPass
 from stages.cache_rows import CacheRows
-from stages.cache_settings import STORED_DTYPES, CacheConfig, PrecomputeConfig
-from stages.cases import CaseHandle, DataConfig, Dataset
+from stages.cache_settings import PrecomputeConfig
+from stages.cache_shards import Shard, ShardAssembler, ShardSink
+from stages.cache_slice_pass import SlicePass
+from stages.cache_track_pass import TrackPass
+from stages.cases import CaseHandle, DataConfig
 from stages.context import StageContext
+
+if TYPE_CHECKING:
+    from efficient_medsam2.teachers.protocol import SliceTeacher
 
 __all__ = ["CachePasses"]
 
+PieceT = TypeVar("PieceT")
+
+
+class _Pass(Protocol[PieceT]):
+    """One pass: ``pieces`` runs in the reader's thread, ``compute`` in the teacher's."""
+
+    description: str
+
+    def pieces(self, shards: ShardAssembler) -> Generator[PieceT, None, None]:
+        """What is to be computed, in order."""
+
+    def compute(self, piece: PieceT) -> Iterator[tuple[np.ndarray, Made]]:
+        """Rows and their arrays."""
+
 
 class CachePasses:
-    """The three passes over one cache."""
+    """The three passes over one cache.
+
+    Args:
+        writer: of the cache; while a pass runs, used in the writer's thread alone.
+        teacher: in ``eval`` mode; moved to the context's device.
+        handles: the cases that have rows, by their id.
+        rows: the cache's rows.
+        data: how images are prepared.
+        config: what the teacher is asked.
+        context: device and progress.
+        open_reader: opens the cache that is being written; called in the reader's thread.
+        keep_case: leave the last case open after a pass over the slices, for the next one.
+
+    Attributes:
+        batch_size: rows that the teacher gets at a time.
+
+    Raises:
+        StageConfigError: the device cannot compute in the wanted precision.
+    """
 
     def __init__(
         self,
         *,
-        writer: CacheWriter,
-        runner: SliceRunner,
-        dataset: Dataset,
+        writer: ShardSink,
+        teacher: "SliceTeacher",
+        handles: Mapping[str, CaseHandle],
         rows: CacheRows,
         data: DataConfig,
-        cache: CacheConfig,
         config: PrecomputeConfig,
         context: StageContext,
+        open_reader: Callable[[], CacheReader] | None = None,
+        keep_case: bool = False,
     ) -> None:
         self._writer = writer
-        self._runner = runner
-        self._handles = {handle.case_id: handle for handle in dataset.handles}
+        self._teacher = teacher
         self._rows = rows
-        self._data = data
-        self._dtype = np.dtype(STORED_DTYPES[cache.dtype])
-        self._config = config
         self._context = context
-        self._device = next(runner.model.parameters()).device
-        self._loaded: tuple[str, np.ndarray, np.ndarray] = ("", np.empty(0), np.empty(0))
-
-    def slices(self) -> None:
-        """Image, label and features of every slice."""
-        for shard, rows in self._shards("slices", "encoding slices"):
-            pictures = [self._picture(row) for row in rows]
-            image = np.stack([picture for picture, _ in pictures])
-            label = np.stack([label for _, label in pictures])
-            parts = [self._encode(batch) for batch in _batches(image, self._config.batch_size)]
-            arrays = {
-                f"features_{level}": np.concatenate([part[level] for part in parts])
-                for level in ("s4", "s8", "s16")
-            }
-            self._writer.write_shard("slices", shard, {"image": image, "label": label, **arrays})
-
-    def prompts(self) -> None:
-        """The teacher's answer to every prompt, from cached features."""
-        reader = CacheReader(self._writer.path)
-        table = self._rows.index.prompts
-        for shard, rows in self._shards("prompts", "answering prompts"):
-            answers: dict[str, np.ndarray] = {}
-            numbers = np.arange(rows.start, rows.stop)
-            prompts = [table.prompt.row(int(row)) for row in numbers]
-            lengths = np.array([len(labels) for _, labels in prompts])
-            for length in np.unique(lengths):
-                # Prompts of one length at a time: filling up would change the teacher's answer.
-                chosen = np.flatnonzero(lengths == length)
-                for picked in _batches(chosen, self._config.batch_size):
-                    features = self._features(reader, table.slice_row[numbers[picked]])
-                    record = self._answer(features, [prompts[index] for index in picked])
-                    self._collect(answers, _prompt_arrays(record), picked, len(numbers))
-            self._writer.write_shard("prompts", shard, answers)
-
-    def tracks(self) -> None:
-        """Every track, from cached features; a track always runs from its prompted slice."""
-        reader = CacheReader(self._writer.path)
-        table = self._rows.index.tracks
-        made: tuple[int, dict[str, np.ndarray]] = (-1, {})
-        groups = self._track_groups()
-        group_of = np.repeat(np.arange(len(groups)), [stop - start for start, stop in groups])
-        for shard, rows in self._shards("tracks", "following tracks"):
-            answers: dict[str, np.ndarray] = {}
-            numbers = np.arange(rows.start, rows.stop)
-            for group in np.unique(group_of[table.track[numbers]]).tolist():
-                first_track, stop_track = groups[group]
-                if made[0] != group:
-                    made = (group, self._follow(reader, first_track, stop_track))
-                start = int(table.first_rows[first_track])
-                group_rows = len(next(iter(made[1].values())))
-                inside = np.flatnonzero((numbers >= start) & (numbers < start + group_rows))
-                part = {name: all_[numbers[inside] - start] for name, all_ in made[1].items()}
-                self._collect(answers, part, inside, len(numbers))
-            self._writer.write_shard("tracks", shard, answers)
-
-    def _shards(
-        self, space: Literal["slices", "prompts", "tracks"], description: str
-    ) -> Iterator[tuple[int, range]]:
-        missing = self._writer.missing_shards(space)
-        total = self._rows.index.counts()[space]
-        todo = sum(len(self._writer.rows_of_shard(space, shard)) for shard in missing)
-        with self._context.progress.bar(
-            total=total, description=description, unit="row", initial=total - todo
-        ) as bar:
-            for shard in missing:
-                rows = self._writer.rows_of_shard(space, shard)
-                yield shard, rows
-                bar.update(len(rows))
-
-    def _picture(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        record = self._rows.index.slice_row(row)
-        if self._loaded[0] != record.case_id:
-            self._loaded = (record.case_id, *self._load(self._handles[record.case_id]))
-        _, image, label = self._loaded
-        picture = squash_slices(
-            image[record.slice_index : record.slice_index + 1], self._runner.image_size
-        )[0]
-        if picture.shape[0] < self._rows.channels:
-            picture = np.repeat(picture, self._rows.channels, axis=0)
-        squashed = squash_labels(
-            label[record.slice_index : record.slice_index + 1], self._runner.image_size
-        )[0]
-        return picture, squashed
-
-    def _load(self, handle: CaseHandle) -> tuple[np.ndarray, np.ndarray]:
-        case = handle.load()
-        assert case.label is not None
-        return to_uint8(case, self._data.intensity), case.label
-
-    @torch.no_grad()
-    def _encode(self, image_BCSS: np.ndarray) -> dict[str, np.ndarray]:
-        with self._autocast():
-            pixels = to_network_input(torch.from_numpy(image_BCSS).to(self._device))
-            features = self._runner.encode(pixels)
-        return {level: self._stored(getattr(features, level)) for level in ("s4", "s8", "s16")}
-
-    def _features(self, reader: CacheReader, rows: np.ndarray) -> SliceFeatures:
-        def read(level: str) -> Tensor:
-            values = torch.from_numpy(reader.read(f"features_{level}", rows))
-            return values.to(self._device, torch.float32)
-
-        return SliceFeatures(s4=read("s4"), s8=read("s8"), s16=read("s16"))
-
-    @torch.no_grad()
-    def _answer(
-        self, features: SliceFeatures, prompts: list[tuple[np.ndarray, np.ndarray]]
-    ) -> SliceRecord:
-        with self._autocast():
-            return self._runner.prompted(features, self._stack(prompts))
-
-    def _stack(self, prompts: list[tuple[np.ndarray, np.ndarray]]) -> Prompts:
-        points = torch.from_numpy(np.stack([points for points, _ in prompts]))
-        labels = torch.from_numpy(np.stack([labels for _, labels in prompts]).astype(np.int64))
-        return Prompts(points_BN2=points, labels_BN=labels).to(self._device)
-
-    def _track_groups(self) -> list[tuple[int, int]]:
-        """Ranges of tracks that run side by side: neighbours of one case, the same every time."""
-        table = self._rows.index.tracks
-        cases = table.case_code[table.first_rows]
-        groups: list[tuple[int, int]] = []
-        for track, case in enumerate(cases):
-            start = groups[-1][0] if groups else 0
-            if groups and cases[start] == case and track - start < self._config.batch_size:
-                groups[-1] = (start, track + 1)
-            else:
-                groups.append((track, track + 1))
-        return groups
-
-    @torch.no_grad()
-    def _follow(self, reader: CacheReader, first: int, stop: int) -> dict[str, np.ndarray]:
-        """Rows of tracks ``first`` to ``stop``, in the order of the index.
-
-        The tracks start on slices of their own, so positions are counted from the prompted slice;
-        only distances enter the memory's codes.
-        """
-        table = self._rows.index.tracks
-        starts, lengths = table.first_rows[first:stop], table.lengths[first:stop]
-        num_frames = int(table.num_frames[starts[0]])
-        prompts = self._stack([table.prompt.row(int(row)) for row in starts])
-        bank: list[MemoryEntry] = []
-        out: dict[str, np.ndarray] = {}
-        for step in range(int(lengths.max())):
-            rows = starts + np.minimum(step, lengths - 1)
-            with self._autocast():
-                features = self._features(reader, table.slice_row[rows])
-                if step == 0:
-                    record = self._runner.prompted(features, prompts)
-                else:
-                    record = self._runner.tracked(
-                        features, bank, position=step, reverse=False, num_frames=num_frames
-                    )
-                entry = self._runner.remember(features, record, position=step, prompted=step == 0)
-            bank.append(entry)
-            alive = np.flatnonzero(step < lengths)
-            values = {name: part[alive] for name, part in _track_arrays(record, entry).items()}
-            places = (starts + step)[alive] - starts[0]
-            self._collect(out, values, places, int(lengths.sum()))
-        return out
-
-    def _collect(
-        self,
-        into: dict[str, np.ndarray],
-        values: dict[str, Tensor] | dict[str, np.ndarray],
-        places: np.ndarray,
-        total: int,
-    ) -> None:
-        for name, value in values.items():
-            stored = self._stored(value, name) if isinstance(value, Tensor) else value
-            if name not in into:
-                into[name] = np.empty((total, *stored.shape[1:]), stored.dtype)
-            into[name][places] = stored
-
-    def _stored(self, values: Tensor, name: str = "") -> np.ndarray:
-        small = name.endswith(("iou", "score", "pointer"))
-        kind = np.dtype(np.float32) if small else self._dtype
-        array: np.ndarray = values.float().cpu().numpy().astype(kind)
-        return array
-
-    def _autocast(self) -> Any:  # noqa: ANN401 - a context manager
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.precision)
-        return torch.autocast(
-            self._device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None
+        self._open_reader = open_reader or (lambda: CacheReader(writer.path))
+        self._keep_case = keep_case
+        self._pictures = PictureReader(
+            handles,
+            rows.index,
+            intensity=data.intensity,
+            channels=rows.channels,
+            size=teacher.image_size,
+        )
+        device = pick_device(context.device)
+        teacher.module.to(device)
+        spec = writer.spec
+        self._calls = TeacherCalls(
+            teacher,
+            device=device,
+            precision=config.precision,
+            stored=spec.arrays,
+        )
+        with memory_errors(2, device):
+            self.batch_size = batch_size_for(
+                config.batch_size,
+                self._calls,
+                channels=rows.channels,
+                rows_per_shard=spec.rows_per_shard,
+                folder=writer.path,
+                resume=context.resume,
+            )
+        total = required_bytes(spec, rows.index.counts())["total"]
+        self._written = WrittenBytes(
+            writer.path, written=total - writer.missing_bytes(), total=total
         )
 
+    def run(self) -> dict[RowSpace, PassReport]:
+        """Make what is missing; a line on each pass goes to the progress.
 
-def _prompt_arrays(record: SliceRecord) -> dict[str, Tensor]:
-    return {
-        "mask_logits": record.mask_logits[:, 0],
-        "mask_iou": record.best_iou,
-        "object_score": record.object_score,
-    }
+        Raises:
+            DataError: a file is damaged.
+            CacheError: the disk is full or failing.
+            StageMemoryError: a batch does not fit into the memory.
+        """
+        return {
+            "slices": self.slices(),
+            "prompts": self.prompts(),
+            "tracks": self.tracks(),
+        }
+
+    def close(self) -> None:
+        """Let go of a case that was left open."""
+        self._pictures.close()
+
+    def slices(self) -> PassReport:
+        """Image, label and features of every slice."""
+        work = SlicePass(self._pictures, self._calls, batch_size=self.batch_size)
+        try:
+            return self._run("slices", work)
+        finally:
+            if not self._keep_case:
+                self._pictures.close()
+
+    def prompts(self) -> PassReport:
+        """The teacher's answer to every prompt, from cached features."""
+        work = PromptPass(
+            self._rows.index, self._open_reader, self._calls, batch_size=self.batch_size
+        )
+        return self._run("prompts", work)
+
+    def tracks(self) -> PassReport:
+        """Every track, from cached features.
+
+        Raises:
+            ValueError: there are tracks, and the teacher has no memory.
+        """
+        if not len(self._rows.index.tracks):
+            return self._run("tracks", None)
+        if self._teacher.tracker is None:
+            raise ValueError("the cache has tracks, and its teacher has no memory to follow them")
+        work = TrackPass(
+            self._rows.index,
+            self._open_reader,
+            self._calls,
+            self._teacher.tracker,
+            batch_size=self.batch_size,
+            rows_per_shard=self._writer.spec.rows_per_shard,
+        )
+        return self._run("tracks", work)
+
+    def _run(self, space: RowSpace, work: _Pass[Any] | None) -> PassReport:
+        shards = ShardAssembler(self._writer, space)
+        rows = shards.missing_rows
+        if work is None or not rows:
+            return PassReport(name=space, rows=0, written=0)
+        counts = self._rows.index.counts()
+        finished = _Finished()
+
+        def write(shard: Shard) -> None:
+            self._writer.write_shard(shard.space, shard.number, shard.arrays)
+            finished.rows += len(shards.missing[shard.number])
+            self._written.add(shard_bytes(self._writer.spec, counts, space, shard.number))
+
+        before = self._written.written
+        total = counts[space]
+        progress = self._context.progress
+        with progress.bar(
+            total=total, description=work.description, unit="row", initial=total - rows
+        ) as bar:
+            overlap: Overlap[Any, Shard] = Overlap(work.pieces(shards), write)
+            try:
+                with overlap, memory_errors(self.batch_size, self._calls.device):
+                    for made in self._computed(overlap, work):
+                        for shard in shards.add(*made):
+                            overlap.hand_over(shard)
+                        bar.update(finished.new(), **self._written.figures())
+            finally:
+                bar.update(finished.new(), **self._written.figures())
+        report = PassReport(
+            name=space, rows=rows, written=self._written.written - before, times=overlap.times
+        )
+        progress.note(f"precompute: {report.line()}")
+        return report
+
+    def _computed(
+        self, overlap: Overlap[Any, Shard], work: _Pass[Any]
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Rows and arrays; those of a GPU are fetched while it works on the next batch."""
+        late: tuple[np.ndarray, Made] | None = None
+        for piece in overlap.pieces():
+            for rows, made in work.compute(piece):
+                if late is not None:
+                    yield late[0], late[1].arrays()
+                late = (rows, made)
+                if not self._calls.pinned:
+                    yield rows, made.arrays()
+                    late = None
+        if late is not None:
+            yield late[0], late[1].arrays()
 
 
-def _track_arrays(record: SliceRecord, entry: MemoryEntry) -> dict[str, Tensor]:
-    return {
-        "track_conditioned_s16": record.conditioned_s16,
-        "track_memory_s16": entry.memory,
-        "track_object_pointer": record.object_pointer,
-        "track_object_score": record.object_score,
-        "track_mask_logits": record.mask_logits[:, 0],
-        "track_mask_iou": record.best_iou,
-    }
+class _Finished:
+    """Rows on the disk, counted in the writer's thread and told in the other."""
 
+    def __init__(self) -> None:
+        self.rows = 0
+        self._told = 0
 
-def _batches(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+    def new(self) -> int:
+        """Rows since the last call."""
+        now = self.rows
+        new, self._told = now - self._told, now
+        return new

@@ -25,6 +25,7 @@ from efficient_medsam2.images import (
     find_cases,
 )
 from efficient_medsam2.images.slices import CaseSlices, LoadedSlices
+from efficient_medsam2.images.streamed import CaseFindings, StreamedSlices
 from efficient_medsam2.synthetic.mni152 import mni152_volumes, template_digests
 from efficient_medsam2.synthetic.phantom import phantom
 from efficient_medsam2.synthetic.record import SyntheticVolume
@@ -35,6 +36,7 @@ __all__ = [
     "Dataset",
     "open_dataset",
     "phantom_digests",
+    "seen_by_all",
     "source_is_present",
 ]
 
@@ -138,6 +140,13 @@ class Dataset:
         return replace(self, handles=handles, splits=splits)
 
 
+def seen_by_all(config: DataConfig) -> DataConfig:
+    """The same with a source that is found from any working directory."""
+    if config.source in ("mni152", "phantom"):
+        return config
+    return config.model_copy(update={"source": str(Path(config.source).absolute())})
+
+
 def source_is_present(config: DataConfig) -> bool:
     """Whether the raw data can be looked at from here; an empty folder holds none."""
     if config.source in ("mni152", "phantom"):
@@ -187,11 +196,30 @@ def _of_source(source: CaseSource, split: str) -> CaseHandle:
         patient_id=source.patient_id,
         split=split,
         load=source.load,
-        open=lambda: LoadedSlices(source.load()),
+        open=_streaming_opener(source),
         files=dict(zip(source.names, source.files, strict=True)),
         digests=source.digests,
         object_names={},
     )
+
+
+def _streaming_opener(source: CaseSource) -> Callable[[], CaseSlices]:
+    """Opens a case; what the first pass over its files found is kept until one of them changes."""
+    known: dict[tuple[tuple[int, int], ...], CaseFindings] = {}
+
+    def open_case() -> CaseSlices:
+        try:
+            states = tuple((s.st_size, s.st_mtime_ns) for s in (f.stat() for f in source.files))
+        except OSError:
+            # A file is gone: opening says which.
+            return source.open()
+        slices = source.open(known.get(states))
+        if isinstance(slices, StreamedSlices):
+            known.clear()
+            known[states] = slices.findings
+        return slices
+
+    return open_case
 
 
 def _of_volumes(

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    from cache.mirror import Mirror
+    from stages.cluster import Cluster
 
 __all__ = ["Artifact", "Progress", "ProgressBar", "StageContext"]
 
@@ -49,6 +53,8 @@ class StageContext:
         device: ``auto``, ``cpu`` or ``cuda``.
         resume: continue a checkpoint of the same fingerprint where one exists.
         progress: where to tell how far the stage is.
+        mirror: of a cache on an object store, whose local folder ``cache`` is; None: it is local.
+        cluster: workers for the stage's tasks; None: everything is done in this process.
     """
 
     directory: Path
@@ -59,6 +65,8 @@ class StageContext:
     device: str
     resume: bool
     progress: Progress
+    cluster: "Cluster | None" = None
+    mirror: "Mirror | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)

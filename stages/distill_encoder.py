@@ -2,13 +2,19 @@
 
 Taps are exactly what the mask decoder consumes: strides 4, 8 and 16. The decoder and the memory
 stay as they were copied from the teacher; a prompt-in-the-loop term (EdgeSAM, Zhou et al. 2023)
-asks the student's features to give the teacher's masks for prompts drawn afresh.
+asks the student's features to give the teacher's masks for prompts drawn afresh. A MedSAM teacher
+has no levels at strides 4 and 8 and a decoder of another shape: there the student's decoder, which
+starts near the teacher's, learns its masks along with the encoder.
 """
 
+from typing import Literal
+
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from cache import CacheReader
 from efficient_medsam2.networks.records import SliceFeatures
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig
@@ -17,6 +23,7 @@ from stages.training.answers import click_on_error, teacher_mask_term
 from stages.training.batches import PromptedSlices, SliceStream
 from stages.training.loop import train
 from stages.training.losses import feature_loss
+from stages.training.resizing import resize_maps
 from stages.training.settings import LoopConfig
 from stages.training.student import (
     TeacherHeads,
@@ -28,7 +35,7 @@ from stages.training.student import (
 from stages.training.task import TrainingTask
 from stages.training.validation import cache_validation, recalibrate_on_cache
 
-__all__ = ["EncoderConfig", "run"]
+__all__ = ["EncoderConfig", "run", "training_rows"]
 
 
 class EncoderConfig(LoopConfig):
@@ -43,6 +50,8 @@ class EncoderConfig(LoopConfig):
         box_share: share of box prompts; the others are points.
         second_click: share of the steps that refine the student's answer by one more click.
         augment: strength of photometric augmentation of the student's input; geometry stays.
+        views: slices to learn from: in all cached views, or untransformed alone. Each view is a
+            row of its own, with the image that the teacher saw: reading it replays the view.
     """
 
     learning_rate: float = Field(default=1.5e-3, gt=0)
@@ -54,6 +63,7 @@ class EncoderConfig(LoopConfig):
     box_share: float = Field(default=0.5, ge=0, le=1)
     second_click: float = Field(default=0.0, ge=0, le=1)
     augment: float = Field(default=0.5, ge=0)
+    views: Literal["all", "identity"] = "all"
 
 
 class EncoderModule(nn.Module):
@@ -64,70 +74,72 @@ class EncoderModule(nn.Module):
         self.student = runner.model
         self.runner = runner
         # Not a submodule: the frozen teacher's decoder is no part of the checkpoint.
-        self.teacher_runner = teacher.runner
+        self.teacher = teacher
         self.config = config
-        for level in ("s4", "s8", "s16"):
+        self.levels = [
+            level for level in ("s16", "s8", "s4") if f"features_{level}" in teacher.sigma
+        ]
+        for level in self.levels:
             self.register_buffer(
                 f"sigma_{level}", teacher.sigma[f"features_{level}"], persistent=False
             )
+        decoder = "mask_decoder.conv_s" if teacher.is_copied else "mask_decoder."
         for name, parameter in self.student.named_parameters():
-            trained = name.startswith(("vision_encoder.", "mask_decoder.conv_s"))
-            parameter.requires_grad_(trained)
+            parameter.requires_grad_(name.startswith(("vision_encoder.", decoder)))
 
     def forward(self, batch: PromptedSlices) -> dict[str, Tensor]:
         """Loss terms by name; ``loss`` is their weighted sum."""
         config = self.config
         device = next(self.student.parameters()).device
         batch = batch.to(device)
-        self.teacher_runner.model.to(device)
-        assert batch.features is not None
+        assert isinstance(batch.features, SliceFeatures)
         features = self.runner.encode(batch.pixels)
         terms: dict[str, Tensor] = {}
         loss = features.s16.new_zeros(())
-        for level, weight in (
-            ("s16", config.weight_s16),
-            ("s8", config.weight_s8),
-            ("s4", config.weight_s4),
-        ):
+        for level in self.levels:
             sigma: Tensor = getattr(self, f"sigma_{level}")
-            terms[level] = feature_loss(
-                getattr(features, level), getattr(batch.features, level), sigma
-            )
-            loss = loss + weight * terms[level]
+            own: Tensor = getattr(features, level)
+            target = resize_maps(getattr(batch.features, level), own.shape[-1], self.teacher.mode)
+            terms[level] = feature_loss(own, target, sigma)
+            loss = loss + getattr(config, f"weight_{level}") * terms[level]
         if config.weight_mask > 0:
             terms["mask"] = self._mask_term(batch, features)
             loss = loss + config.weight_mask * terms["mask"]
         return {"loss": loss, **terms}
 
     def _mask_term(self, batch: PromptedSlices, features: SliceFeatures) -> Tensor:
-        assert batch.features is not None
+        assert isinstance(batch.features, SliceFeatures)
         own = features.take(batch.slice_of)
         cached = batch.features.take(batch.slice_of)
-        with torch.no_grad():
-            answer = self.teacher_runner.prompted(cached, batch.prompts)
+        answer = self.teacher.answer(cached, batch.prompts)
         record = self.runner.prompted(own, batch.prompts)
         term = teacher_mask_term(record, answer)
         # The step's own random stream decides, so that a resumed run decides the same.
         if self.config.second_click > 0 and float(torch.rand(())) < self.config.second_click:
             refined = click_on_error(batch.prompts, record, answer)
-            with torch.no_grad():
-                answer = self.teacher_runner.prompted(cached, refined)
+            answer = self.teacher.answer(cached, refined)
             term = (term + teacher_mask_term(self.runner.prompted(own, refined), answer)) / 2
         return term
+
+
+def training_rows(reader: CacheReader, config: EncoderConfig) -> np.ndarray:
+    """Slice rows of the training split that the stage learns from."""
+    view = 0 if config.views == "identity" else None
+    return reader.index.select("slices", split="train", view=view)
 
 
 def run(student: StudentConfig, config: EncoderConfig, context: StageContext) -> Artifact:
     """Distil the encoder; the artifact's ``model`` folder is the student."""
     reader = open_cache(context)
-    teacher = TeacherHeads.of_cache(reader)
     runner = new_student(student, context.cache, seed=context.seed)
+    teacher = TeacherHeads.of_cache(reader, size=runner.image_size, mode=student.resize_targets)
     module = EncoderModule(runner, teacher, config)
     result = train(
         TrainingTask(
             module=module,
             make_batch=SliceStream(
                 reader,
-                reader.index.select("slices", split="train"),
+                training_rows(reader, config),
                 batch_size=config.batch_size,
                 prompts_per_slice=config.prompts_per_slice,
                 smallest=smallest_object(reader),
@@ -135,6 +147,7 @@ def run(student: StudentConfig, config: EncoderConfig, context: StageContext) ->
                 augment=config.augment,
                 features=True,
                 seed=context.seed,
+                size=runner.image_size,
             ),
             validate=cache_validation(reader, runner, recalibrate=True),
             best_by="score",

@@ -13,9 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cache.dataset import TrackBatch, select_tracks
+from cache.stored import to_stored
 from efficient_medsam2.networks.records import MemoryEntry
 from efficient_medsam2.networks.runner import SliceRunner
-from efficient_medsam2.networks.student import StudentConfig
+from efficient_medsam2.networks.student import StudentConfig, check_student_size
 from stages.context import Artifact, StageContext
 from stages.training.answers import teacher_terms
 from stages.training.batches import TrackStream, TrackWindows
@@ -24,13 +25,15 @@ from stages.training.losses import feature_loss
 from stages.training.norms import freeze_norms
 from stages.training.settings import LoopConfig
 from stages.training.student import (
+    cached_size,
     feature_deviations,
     hand_on,
     open_cache,
     student_of_stage,
+    why_no_tracks,
 )
 from stages.training.task import TrainingTask
-from stages.training.tracking import follow_windows, steps_of
+from stages.training.tracking import follow_windows, prompted_by_mask, steps_of
 from stages.training.validation import cache_validation
 
 __all__ = ["MemoryConfig", "run"]
@@ -40,6 +43,8 @@ class MemoryConfig(LoopConfig):
     """Settings of memory distillation; ``batch_size`` counts tracks.
 
     Attributes:
+        enabled: whether the student has this stage; without it finetuning starts from the student
+            of the encoder stage, and the baseline has its steps less.
         length: slices of a window, the prompted one included.
         forced: share of the steps that remember the teacher's memories.
         temperature: of the distillation of logits.
@@ -53,6 +58,7 @@ class MemoryConfig(LoopConfig):
         augment: strength of photometric augmentation of the student's input.
     """
 
+    enabled: bool = True
     batch_size: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
     length: int = Field(default=4, ge=2)
@@ -113,14 +119,16 @@ class MemoryModule(nn.Module):
             self.runner,
             steps_of(features, tracks, length),
             windows.prompts.to(device),
-            num_frames=int(cached.num_frames[0]),
+            num_frames=cached.num_frames,
+            masks_T1SS=windows.masks[:, :1],
+            by_mask=prompted_by_mask(cached),
             forced=_teacher_memories(cached, device) if batch.forced else None,
         )
         assert cached.features_s16 is not None
-        raw = cached.features_s16.flatten(0, 1).to(device)
-        conditioned = cached.conditioned_s16.to(device)
-        memory = cached.memory_s16.to(device)
-        logits, score = cached.mask_logits.to(device), cached.object_score.to(device)
+        raw = to_stored(cached.features_s16, device).flatten(0, 1)
+        conditioned = to_stored(cached.conditioned_s16, device)
+        memory = to_stored(cached.memory_s16, device)
+        logits, score = to_stored(cached.mask_logits, device), cached.object_score.to(device)
         collected: dict[str, list[Tensor]] = {}
         for step in range(length):
             terms = teacher_terms(
@@ -155,7 +163,7 @@ class MemoryModule(nn.Module):
 
 
 def _teacher_memories(cached: TrackBatch, device: torch.device) -> list[MemoryEntry]:
-    memory = cached.memory_s16.to(device, torch.float32)
+    memory = to_stored(cached.memory_s16, device, torch.float32)
     pointer = cached.object_pointer.to(device)
     return [
         MemoryEntry(
@@ -174,15 +182,13 @@ def run(student: StudentConfig, config: MemoryConfig, context: StageContext) -> 
     Data of single slices have no tracks; the student is then handed on as it is.
     """
     reader = open_cache(context)
+    check_student_size(student, cached_size(reader))
     runner = student_of_stage(context, "encoder")
     validate = cache_validation(reader, runner)
     lengths = reader.index.tracks.lengths
     tracks = select_tracks(reader, split="train", minimum_length=2)
     if not len(tracks):
-        context.progress.note(
-            "memory: the data are single slices, so there is no propagation to learn; the "
-            "student is handed on as it is"
-        )
+        context.progress.note(f"memory: {why_no_tracks(reader)}; the student is handed on as it is")
         files = hand_on(runner, context, {"stage": "memory", "trained": False})
         return Artifact(files=files, summary={"steps": 0, "skipped": "no tracks"})
     length = min(config.length, int(lengths[tracks].max()))
@@ -196,6 +202,8 @@ def run(student: StudentConfig, config: MemoryConfig, context: StageContext) -> 
         labelled_rows=None,
         features=True,
         seed=context.seed,
+        size=runner.image_size,
+        mode=student.resize_targets,
     )
 
     def make_batch(number: int) -> ForcedWindows:

@@ -19,13 +19,14 @@ from efficient_medsam2.errors import DataError
 from efficient_medsam2.images import SplitReport
 from efficient_medsam2.networks.cost import measure_cost
 from efficient_medsam2.networks.device import pick_device
-from efficient_medsam2.networks.model_folder import load_runner
-from efficient_medsam2.networks.runner import SliceRunner
+from efficient_medsam2.networks.model_folder import load_network
+from efficient_medsam2.networks.sam1 import PromptedNetwork, Sam1Runner
 from efficient_medsam2.networks.timing import milliseconds_per_slice
-from stages.cases import CaseHandle, DataConfig, open_dataset, source_is_present
+from stages.cases import CaseHandle, DataConfig, open_dataset, seen_by_all, source_is_present
 from stages.context import Artifact, StageContext
+from stages.evaluation_cases import CaseTask, measure_cases, measure_here, measure_on_workers
 from stages.evaluation_samples import SampleBook
-from stages.evaluation_scores import Scores, measure_case
+from stages.evaluation_scores import Scores
 from stages.evaluation_settings import EvaluateConfig
 
 __all__ = ["EvaluateConfig", "run"]
@@ -39,12 +40,13 @@ def run(data: DataConfig, config: EvaluateConfig, context: StageContext) -> Arti
     Raises:
         DataError: the raw data are not there, or the split has no case.
     """
-    reader = CacheReader(context.cache)
-    handles, shared = _handles(data, config, context)
+    reader = CacheReader(context.cache, mirror=context.mirror)
+    source = data if context.cluster is None else seen_by_all(data)
+    handles, shared = _handles(source, config, context)
     folders = {TEACHER: context.cache / "teacher"} | {
         name: folder / "model" for name, folder in context.inputs.items() if name != "precompute"
     }
-    runners = {name: load_runner(folder) for name, folder in folders.items()}
+    runners = {name: load_network(folder) for name, folder in folders.items()}
     device = pick_device(context.device)
     for runner in runners.values():
         runner.model.to(device)
@@ -58,11 +60,27 @@ def run(data: DataConfig, config: EvaluateConfig, context: StageContext) -> Arti
     todo = [name for name, row in known.items() if row is None]
     scores = {name: Scores() for name in todo}
     samples = SampleBook(config.samples)
+    if context.cluster is None:
+        measured = measure_here(handles, data, config, runners, todo, samples)
+    else:
+        weights = {name: _weights_sha256(folder) for name, folder in folders.items()}
+        measured = measure_on_workers(
+            context.cluster,
+            [
+                CaseTask(
+                    handle=handle,
+                    data=data,
+                    config=config,
+                    folders={name: (folders[name].absolute(), weights[name]) for name in folders},
+                    scored=tuple(todo),
+                    device=context.device,
+                )
+                for handle in handles
+            ],
+        )
     with context.progress.bar(total=len(handles), description="evaluating", unit="case") as bar:
-        for handle in handles:
-            case = handle.load()
-            measure_case(case, handle, data, config, runners, scores, samples)
-            bar.update(1)
+        for done in measure_cases(measured, scores, samples):
+            bar.update(done)
     rows = []
     for name, runner in runners.items():
         row = known[name] or scores[name].figures() | _costs(runner)
@@ -113,7 +131,7 @@ def _handles(
     return handles, config.split in splits.shared
 
 
-def _costs(runner: SliceRunner) -> dict[str, Any]:
+def _costs(runner: PromptedNetwork) -> dict[str, Any]:
     cost = measure_cost(runner)
     return {
         "params": cost.params,
@@ -134,7 +152,7 @@ def _key(
 ) -> str:
     """Identity of one model's results: its weights, the data, what is measured."""
     parts = {
-        "weights": sha256_of_file(folder / "model.safetensors"),
+        "weights": _weights_sha256(folder),
         "data": data.row_settings(),
         "cases": reader.spec.data_sha256,
         "evaluate": config.model_dump(mode="json"),
@@ -142,6 +160,10 @@ def _key(
         "device": device,
     }
     return sha256_of_bytes(canonical_json(parts))
+
+
+def _weights_sha256(folder: Path) -> str:
+    return sha256_of_file(folder / "model.safetensors")
 
 
 def _known(path: Path, key: str) -> dict[str, Any] | None:
@@ -180,9 +202,11 @@ def _fraction(model: str) -> float | None:
     return float(percent.replace("p", ".")) / 100 if percent else 1.0
 
 
-def _backbone(runners: Mapping[str, SliceRunner]) -> str | None:
+def _backbone(runners: Mapping[str, PromptedNetwork]) -> str | None:
     """The students' backbone, by timm's name."""
     for runner in runners.values():
+        if isinstance(runner, Sam1Runner):
+            continue
         backbone = runner.config.vision_config.backbone_config
         if hasattr(backbone, "architecture"):
             return str(backbone.architecture)
@@ -197,7 +221,7 @@ def _circumstances(
     shared: bool,
     handles: list[CaseHandle],
     device: torch.device,
-    runners: Mapping[str, SliceRunner],
+    runners: Mapping[str, PromptedNetwork],
 ) -> dict[str, Any]:
     structures = rows[0]["per_structure"]
     info = describe(reader.path)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from efficient_medsam2.networks.records import SliceFeatures
+from stages.training.resizing import resize_maps
 
 __all__ = ["SampleBook"]
 
@@ -32,12 +34,29 @@ class SampleBook:
         self._entries: dict[Key, dict[str, Any]] = {}
         self._arrays: dict[str, np.ndarray] = {}
 
+    @property
+    def full(self) -> bool:
+        """Whether no further object is wanted."""
+        return len(self._entries) >= self._count
+
+    def extend(self, other: "SampleBook") -> None:
+        """Take over what another book has of other cases, as far as there is room."""
+        for place, (key, entry) in enumerate(other._entries.items()):
+            if self.full:
+                return
+            here = len(self._entries)
+            self._entries[key] = entry
+            for name, values in other._arrays.items():
+                kind, _, number = name.rpartition("_")
+                if number == str(place):
+                    self._arrays[f"{kind}_{here}"] = values
+
     def wants(self, case_id: str, slice_index: int, object_id: int) -> bool:
         """Whether this object should be kept."""
         key = (case_id, slice_index, object_id)
         if key in self._entries:
             return True
-        if len(self._entries) >= self._count:
+        if self.full:
             return False
         of_kind = sum(
             1 for case, _, other in self._entries if (case, other) == (case_id, object_id)
@@ -78,8 +97,14 @@ class SampleBook:
         self._arrays[f"mask_{model}_{place}"] = mask
         if model in _WITH_FEATURES:
             for level in ("s4", "s8", "s16"):
-                values = getattr(features, level)[0].float().cpu().numpy()
-                self._arrays[f"{level}_{model}_{place}"] = values.astype(np.float16)
+                values: Tensor = getattr(features, level).float()
+                # They are shown side by side: on the teacher's grid, and where it has that level.
+                teachers = self._arrays.get(f"{level}_{_WITH_FEATURES[0]}_{place}")
+                if model != _WITH_FEATURES[0] and teachers is not None:
+                    values = resize_maps(values, teachers.shape[-1], "bilinear")
+                if values.shape[1] and (model == _WITH_FEATURES[0] or teachers is not None):
+                    kept = values[0].cpu().numpy().astype(np.float16)
+                    self._arrays[f"{level}_{model}_{place}"] = kept
 
     def write(self, directory: Path) -> None:
         """Write ``samples.json`` and ``samples.npz``."""

@@ -10,6 +10,7 @@ import numpy as np
 from efficient_medsam2.images import Case, squash_labels, to_uint8
 from efficient_medsam2.metrics import dsc, nsd
 from efficient_medsam2.networks.runner import SliceRunner
+from efficient_medsam2.networks.sam1 import PromptedNetwork
 from efficient_medsam2.predictor import VolumePredictor
 from efficient_medsam2.prompts import box_of
 from stages.cases import CaseHandle, DataConfig
@@ -26,6 +27,16 @@ class Scores:
     dsc: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     nsd: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     dsc_3d: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def extend(self, other: "Scores") -> None:
+        """Add another case's scores."""
+        for mine, theirs in (
+            (self.dsc, other.dsc),
+            (self.nsd, other.nsd),
+            (self.dsc_3d, other.dsc_3d),
+        ):
+            for structure, values in theirs.items():
+                mine[structure].extend(values)
 
     def figures(self) -> dict[str, Any]:
         """Macro means over structures, and the structures' own means."""
@@ -57,7 +68,7 @@ def measure_case(
     handle: CaseHandle,
     data: DataConfig,
     config: EvaluateConfig,
-    runners: Mapping[str, SliceRunner],
+    runners: Mapping[str, PromptedNetwork],
     scores: Mapping[str, Scores],
     samples: SampleBook,
 ) -> None:
@@ -95,7 +106,13 @@ def measure_case(
     for object_id, slices in visible.items():
         if len(slices) > 1:
             name = _structure(handle, object_id)
-            _measure_track(case, name, object_id, slices, predictors, scores, config)
+            # A network without memory has no figure there, rather than a bad one.
+            followed = {
+                model: score
+                for model, score in scores.items()
+                if isinstance(runners[model], SliceRunner)
+            }
+            _measure_track(case, name, object_id, slices, predictors, followed, config)
 
 
 def _structure(handle: CaseHandle, object_id: int) -> str:

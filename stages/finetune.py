@@ -12,9 +12,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from cache import CacheReader
-from efficient_medsam2.networks.records import SliceRecord
+from efficient_medsam2.networks.records import SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
-from efficient_medsam2.networks.student import StudentConfig
+from efficient_medsam2.networks.student import StudentConfig, check_student_size
 from stages.context import Artifact, StageContext
 from stages.training.answers import label_terms, teacher_terms
 from stages.training.batches import PromptedSlices, SliceStream, TrackStream, TrackWindows
@@ -24,6 +24,7 @@ from stages.training.norms import freeze_norms
 from stages.training.settings import LoopConfig
 from stages.training.student import (
     TeacherHeads,
+    cached_size,
     hand_on,
     new_student,
     open_cache,
@@ -31,7 +32,7 @@ from stages.training.student import (
     student_of_stage,
 )
 from stages.training.task import TrainingTask
-from stages.training.tracking import follow_windows, steps_of
+from stages.training.tracking import follow_windows, prompted_by_mask, steps_of
 from stages.training.validation import cache_validation, recalibrate_on_cache
 
 __all__ = ["BaselineConfig", "FinetuneConfig", "run", "run_baseline"]
@@ -140,12 +141,8 @@ class LabelledModule(nn.Module):
         terms = self._labels(record, slices.masks)
         if self.teacher is not None:
             assert isinstance(self.config, FinetuneConfig)
-            assert slices.features is not None
-            self.teacher.runner.model.to(device)
-            with torch.no_grad():
-                answer = self.teacher.runner.prompted(
-                    slices.features.take(slices.slice_of), slices.prompts
-                )
+            assert isinstance(slices.features, SliceFeatures)
+            answer = self.teacher.answer(slices.features.take(slices.slice_of), slices.prompts)
             distilled = teacher_terms(
                 record,
                 answer.mask_logits,
@@ -179,7 +176,9 @@ class LabelledModule(nn.Module):
             self.runner,
             steps_of(features, tracks, length),
             windows.prompts.to(device),
-            num_frames=int(windows.cached.num_frames[0]),
+            num_frames=windows.cached.num_frames,
+            masks_T1SS=windows.masks[:, :1],
+            by_mask=prompted_by_mask(windows.cached),
         )
         masks, labelled = windows.masks.to(device), windows.labelled
         collected: dict[str, list[Tensor]] = {}
@@ -201,11 +200,16 @@ def run(
     *,
     label_fraction: float,
 ) -> Artifact:
-    """Fine-tune the student of the memory stage on a fraction of the labels."""
-    del student
+    """Fine-tune the student on a fraction of the labels.
+
+    It is the memory stage's, or the encoder stage's where ``context.inputs`` has no ``memory``.
+    """
     reader = open_cache(context)
-    runner = student_of_stage(context, "memory")
-    teacher = TeacherHeads.of_cache(reader) if config.weight_kl > 0 else None
+    check_student_size(student, cached_size(reader))
+    runner = student_of_stage(context, "memory" if "memory" in context.inputs else "encoder")
+    teacher = None
+    if config.weight_kl > 0:
+        teacher = TeacherHeads.of_cache(reader, size=runner.image_size, mode=student.resize_targets)
     return _train(reader, runner, config, context, teacher, label_fraction, name="finetune")
 
 
@@ -245,6 +249,7 @@ def _train(
         augment=config.augment,
         features=teacher is not None,
         seed=context.seed,
+        size=runner.image_size,
     )
     windows = labelled_tracks(reader, rows, length=config.length) if config.tracks else None
     tracks = windows and TrackStream(
@@ -256,6 +261,7 @@ def _train(
         labelled_rows=rows,
         features=False,
         seed=context.seed,
+        size=runner.image_size,
     )
 
     def make_batch(number: int) -> LabelledBatch:

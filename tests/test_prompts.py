@@ -5,9 +5,11 @@ import torch
 from efficient_medsam2.networks.records import IGNORED_LABEL
 from efficient_medsam2.prompts import (
     box_of,
+    challenge_boxes,
     error_point,
     inside_point,
     jittered_box,
+    jittered_boxes,
     sample_prompt,
     stack_prompts,
 )
@@ -56,6 +58,22 @@ def test_jitter_keeps_corners_in_order_and_in_the_image():
 def test_no_jitter_leaves_the_box():
     box = np.array([10, 20, 30, 60], np.float32)
     assert jittered_box(box, generator(), size=SIZE, fraction=0).tolist() == box.tolist()
+
+
+def test_many_boxes_move_as_each_would_alone():
+    boxes = np.array([[10, 20, 29, 59], [0, 0, 63, 63], [5, 5, 5, 5]], np.float32)
+    noise = np.stack([generator(seed).uniform(-1, 1, 4) for seed in range(3)])
+    together = jittered_boxes(boxes, noise, size=SIZE, fraction=0.3)
+    for seed, box in enumerate(boxes):
+        alone = jittered_box(box, generator(seed), size=SIZE, fraction=0.3)
+        assert alone.tolist() == together[seed].tolist()
+
+
+def test_the_challenges_boxes_grow_by_whole_pixels_at_256():
+    boxes = np.array([[100, 200, 300, 400], [3, 3, 510, 511]], np.float32)
+    grown = challenge_boxes(boxes, np.array([[0, 1, 2, 5], [5, 5, 5, 5]]), size=512)
+    assert grown.tolist() == [[100, 198, 304, 410], [0, 0, 511, 511]]
+    assert grown.dtype == np.float32
 
 
 def test_points_lie_in_the_inner_half():

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from efficient_medsam2.errors import DataError
 
-__all__ = ["MODALITIES", "Case", "CaseFormat", "Modality", "Provenance"]
+__all__ = ["MODALITIES", "Case", "CaseFormat", "Modality", "Provenance", "case_error"]
 
 Modality = Literal["CT", "MR", "US", "XR", "RGB", "uint8", "other"]
 """``uint8``: grey values that were normalised to 0..255 by whoever wrote the file."""
 
-CaseFormat = Literal["npz", "nifti", "dicom", "picture"]
+CaseFormat = Literal["npz", "nifti", "dicom", "picture", "video"]
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
@@ -44,6 +44,15 @@ class Provenance:
     file_flips: tuple[bool, bool, bool] = (False, False, False)
 
 
+def case_error(case_id: str, files: tuple[Path, ...], cause: str) -> DataError:
+    """What to raise where the content of a case's files makes no case."""
+    names = ", ".join(str(file) for file in files[:3])
+    more = ", ..." if len(files) > 3 else ""
+    return DataError(
+        f"case {case_id} ({names}{more}): {cause}. Mend the file, or leave the case out"
+    )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """An image or volume with what is known about it; checked on construction.
@@ -55,6 +64,7 @@ class Case:
         label: (D, H, W) uint16, 0 = background; None where there is no ground truth.
         boxes: (N, 4) float x0, y0, x1, y1 or (N, 6) float x0, y0, z0, x1, y1, z1 in image
             pixels, of challenge files that come without ground truth; else None.
+        recist: (D, H, W) bool, drawn RECIST diameters of files that have them; else None.
         spacing_mm: distance of neighbouring voxels along D, H, W; 1 where the format has none.
         modality: one of ``MODALITIES``.
         affine: (4, 4) voxel index (d, h, w) to RAS millimetres; None where it is unknown.
@@ -75,6 +85,7 @@ class Case:
     affine: npt.NDArray[np.float64] | None
     source: Provenance
     notes: tuple[str, ...] = field(default=())
+    recist: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         self._check_image()
@@ -101,11 +112,7 @@ class Case:
         return tuple(int(value) for value in np.flatnonzero(present) if value)
 
     def _error(self, cause: str) -> DataError:
-        files = ", ".join(str(file) for file in self.source.files[:3])
-        more = ", ..." if len(self.source.files) > 3 else ""
-        return DataError(
-            f"case {self.case_id} ({files}{more}): {cause}. Mend the file, or leave the case out"
-        )
+        return case_error(self.case_id, self.source.files, cause)
 
     def _check_image(self) -> None:
         shape = self.image.shape
@@ -113,14 +120,21 @@ class Case:
             raise self._error(f"an image of shape {shape} is neither (D,H,W) nor (D,H,W,3)")
         if self.image.size == 0:
             raise self._error(f"an image of shape {shape} is empty")
-        if self.image.dtype.kind not in "uif":
-            raise self._error(f"image values of type {self.image.dtype} are not real numbers")
+        if self.image.dtype.kind not in "uif" or self.image.dtype.itemsize > 8:
+            raise self._error(
+                f"image values of type {self.image.dtype} are not real numbers of 8 to 64 bits"
+            )
         if self.image.dtype.kind == "f":
             bad = int(self.image.size - np.count_nonzero(np.isfinite(self.image)))
             if bad:
                 raise self._error(f"{bad} of {self.image.size} image values are NaN or infinite")
 
     def _check_label(self) -> None:
+        if self.recist is not None and self.recist.shape != self.image.shape[:3]:
+            raise self._error(
+                f"the shape {self.recist.shape} of `recist` differs from the image's "
+                f"{self.image.shape[:3]} (D,H,W)"
+            )
         if self.label is None:
             return
         if self.label.shape != self.image.shape[:3]:

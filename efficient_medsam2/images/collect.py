@@ -12,6 +12,7 @@ from efficient_medsam2.images.dicom_index import index_dicom, is_dicom
 from efficient_medsam2.images.npz import npz_keys
 from efficient_medsam2.images.pairing import Pair, file_stem, pair_files
 from efficient_medsam2.images.source import CaseSource, LabelNeed, Skipped
+from efficient_medsam2.images.video_folders import find_videos
 
 __all__ = ["LISTINGS", "UNREAD_FORMATS", "Search", "format_of", "walk"]
 
@@ -53,7 +54,7 @@ class Search:
         for file in kinds["npz"]:
             self.add_npz(file, file_stem(file))
         self._add_pairs("nifti", kinds["nifti"])
-        self._add_pairs("picture", kinds["picture"])
+        self._add_pairs("picture", self._take_videos(kinds["picture"]))
         self._add_dicom(kinds["dicom"])
 
     def add(
@@ -99,6 +100,33 @@ class Search:
             )
         else:
             self.add("npz", case_id, [file])
+
+    def add_video(self, name: str, frames: Iterable[Path], masks: Iterable[Path]) -> None:
+        """Add the frames of one video, whose masks are named as the frames are."""
+        frames, masks = tuple(frames), tuple(masks)
+        if masks or self.labels == "optional":
+            self.add("video", name, frames, masks)
+        else:
+            self.problem(
+                frames[0],
+                f"{frames[0].parent}: a video of {len(frames)} frames without any mask, and "
+                f"labels are required here. Put label maps of the same names into masks/{name} "
+                "beside images",
+            )
+
+    def _take_videos(self, files: list[Path]) -> list[Path]:
+        """Add the videos among the pictures; what is left."""
+        found = find_videos(files, self.root)
+        self.notes += found.notes
+        for video in found.videos:
+            self.add_video(video.name, video.frames, video.masks)
+        for orphan in found.orphans:
+            self.problem(
+                orphan,
+                f"{orphan}: a mask without frame: the video has no frame of its name. Add the "
+                "frame, or delete the mask",
+            )
+        return found.rest
 
     def _add_pairs(self, kind: CaseFormat, files: list[Path]) -> None:
         found = pair_files(files, self.root)

@@ -3,69 +3,140 @@
 Frames are placed by their position in the patient (DICOM PS3.3 C.8.20), never by their order.
 """
 
+import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.pixels import iter_pixels
 
 from efficient_medsam2.errors import DataError
 from efficient_medsam2.images.objects import overlap_notes
+from efficient_medsam2.images.planes import blocks_of
 
-__all__ = ["read_segmentations"]
+__all__ = ["SegmentationPlanes"]
 
 _OFF_GRID_VOXELS = 0.25
 
 
-def read_segmentations(
-    files: tuple[Path, ...], affine_lps: npt.NDArray[np.float64], shape: tuple[int, ...]
-) -> tuple[npt.NDArray[np.uint16], tuple[str, ...]]:
-    """Paint the segments of ``files`` into one (D, H, W) map.
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where one frame lies: its object, and its place in the temporary file."""
+
+    object_id: int
+    place: int
+
+
+class SegmentationPlanes:
+    """The segments of DICOM SEG files as one (D, H, W) map, painted slice by slice.
+
+    Ids are 1..n by file name and segment number; smaller segments lie on top where they overlap.
+    The frames wait in a temporary file, so that memory holds one of them, and of each other one
+    only where it lies.
 
     Args:
         files: DICOM SEG files, BINARY or FRACTIONAL (half or more counts as inside).
         affine_lps: (d, h, w) of the image to LPS millimetres.
         shape: (D, H, W) of the image.
 
-    Returns:
-        Ids 1..n by file name and segment number, smaller segments on top where they overlap,
-        and the notes on overlaps.
+    Attributes:
+        notes: overlaps.
 
     Raises:
         DataError: a file is damaged, is not on the image's grid, or a segment is wholly covered.
     """
-    frames: dict[int, list[tuple[int, npt.NDArray[np.bool_]]]] = {}
-    names: dict[int, str] = {}
-    for file in sorted(files, key=lambda path: path.name):
-        segmentation, pixels = _read(file)
+
+    def __init__(
+        self, files: tuple[Path, ...], affine_lps: npt.NDArray[np.float64], shape: tuple[int, ...]
+    ) -> None:
+        self.shape = shape
+        self.dtype = np.dtype(np.uint16)
+        self._frames: dict[int, list[_Frame]] = defaultdict(list)
+        self._packed_bytes = -(-shape[1] * shape[2] // 8)
+        self._count = 0
+        self._file = tempfile.TemporaryFile(prefix="segmentation_")  # noqa: SIM115
+        names: dict[int, str] = {}
+        areas: dict[int, int] = {}
+        try:
+            for file in sorted(files, key=lambda path: path.name):
+                self._add(file, affine_lps, names, areas)
+            present = {object_id: name for object_id, name in names.items() if areas[object_id]}
+            for frames in self._frames.values():
+                frames.sort(key=lambda frame: -areas[frame.object_id])
+            self.notes: tuple[str, ...] = ()
+            if present:
+                merged = (block for _, block in blocks_of(self))
+                self.notes = overlap_notes(merged, present, areas)
+        except BaseException:
+            self.close()
+            raise
+
+    def _add(
+        self,
+        file: Path,
+        affine_lps: npt.NDArray[np.float64],
+        names: dict[int, str],
+        areas: dict[int, int],
+    ) -> None:
+        """Take the segments of one more file."""
+        with _readable(file):
+            segmentation = pydicom.dcmread(file, stop_before_pixels=True)
+            kind = str(segmentation.SegmentationType)
+            numbers = sorted(int(item.SegmentNumber) for item in segmentation.SegmentSequence)
+        if kind not in ("BINARY", "FRACTIONAL"):
+            raise DataError(f"{file}: SegmentationType {kind} is not read. Convert it to NIfTI")
+        inside = 1.0
+        if kind == "FRACTIONAL":
+            with _readable(file):
+                inside = 0.5 * float(segmentation.MaximumFractionalValue)
         first_id = len(names) + 1
-        numbers = sorted(int(item.SegmentNumber) for item in segmentation.SegmentSequence)
         for offset, number in enumerate(numbers):
             names[first_id + offset] = f"{file}, segment {number}"
-            frames[first_id + offset] = []
-        for index, (number, position, orientation) in enumerate(_placements(file, segmentation)):
-            depth = _slice_index(file, position, orientation, affine_lps, shape, pixels.shape[1:])
-            object_id = first_id + numbers.index(number)
-            frames[object_id].append((depth, pixels[index]))
-    label = np.zeros(shape, np.uint16)
-    areas = {i: sum(int(np.count_nonzero(f)) for _, f in frames[i]) for i in names}
-    present = {object_id: name for object_id, name in names.items() if areas[object_id]}
-    for object_id in sorted(present, key=lambda i: -areas[i]):
-        for depth, frame in frames[object_id]:
-            label[depth][frame] = object_id
-    if not present:
-        return label, ()
-    return label, overlap_notes(label, present, areas)
+            areas[first_id + offset] = 0
+        placements = list(_placements(file, segmentation))
+        del segmentation
+        with _readable(file):
+            for (number, position, orientation), frame in zip(
+                placements, iter_pixels(file), strict=True
+            ):
+                depth = _slice_index(
+                    file, position, orientation, affine_lps, self.shape, frame.shape
+                )
+                object_id = first_id + numbers.index(number)
+                mask = frame >= inside
+                areas[object_id] += int(np.count_nonzero(mask))
+                self._file.write(np.packbits(mask).tobytes())
+                self._frames[depth].append(_Frame(object_id, self._count))
+                self._count += 1
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
+        """See ``Planes.read``."""
+        label = np.zeros((stop - start, *self.shape[1:]), np.uint16)
+        pixels = self.shape[1] * self.shape[2]
+        for depth in range(start, stop):
+            for frame in self._frames.get(depth, ()):
+                self._file.seek(frame.place * self._packed_bytes)
+                packed = np.frombuffer(self._file.read(self._packed_bytes), np.uint8)
+                mask = np.unpackbits(packed, count=pixels).astype(np.bool_)
+                label[depth - start][mask.reshape(self.shape[1:])] = frame.object_id
+        return label
+
+    def close(self) -> None:
+        """See ``Planes.close``."""
+        self._file.close()
 
 
-def _read(file: Path) -> tuple[Any, npt.NDArray[np.bool_]]:
-    """Read the header and its frames (N, H, W)."""
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Turn what damaged files raise into one error that names the file."""
     try:
-        segmentation = pydicom.dcmread(file)
-        pixels: npt.NDArray[Any] = segmentation.pixel_array
-        kind = str(segmentation.SegmentationType)
+        yield
     except (
         pydicom.errors.InvalidDicomError,
         AttributeError,
@@ -79,13 +150,6 @@ def _read(file: Path) -> tuple[Any, npt.NDArray[np.bool_]]:
             f"{file}: cannot be read as DICOM SEG ({error}). It is truncated or damaged: copy it "
             "again, or convert it to NIfTI"
         ) from error
-    if pixels.ndim == 2:
-        pixels = pixels[None]
-    if kind == "BINARY":
-        return segmentation, pixels > 0
-    if kind == "FRACTIONAL":
-        return segmentation, pixels >= 0.5 * float(segmentation.MaximumFractionalValue)
-    raise DataError(f"{file}: SegmentationType {kind} is not read. Convert it to NIfTI")
 
 
 def _placements(

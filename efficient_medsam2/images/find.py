@@ -12,6 +12,7 @@ from efficient_medsam2.images.dicom_index import index_dicom, is_dicom
 from efficient_medsam2.images.listing import ListedCase, read_listing
 from efficient_medsam2.images.pairing import file_stem
 from efficient_medsam2.images.source import CaseList, CaseSource, LabelNeed
+from efficient_medsam2.images.video import frame_order
 
 __all__ = ["DEFAULT_PATIENT_PATTERN", "find_cases"]
 
@@ -29,9 +30,10 @@ def find_cases(
 ) -> CaseList:
     """Find every case under a folder (recursively), in a listing, or in one file.
 
-    Challenge npz, NIfTI, DICOM series with DICOM SEG, and pictures are recognised; ``pairing``
-    says how names join images and labels. Hidden files are not data. The case id is the file's
-    stem (of a DICOM series its UID), so it does not depend on where the search began.
+    Challenge npz, NIfTI, DICOM series with DICOM SEG, pictures, and videos as folders of numbered
+    pictures are recognised; ``pairing`` says how names join images and labels. Hidden files are
+    not data. The case id is the file's stem (of a DICOM series its UID, of a video its folder's
+    name), so it does not depend on where the search began.
 
     Args:
         source: folder, listing (``.csv``, ``.yaml``, ``.yml``) or image file.
@@ -103,7 +105,11 @@ def _add_listed(search: Search, listed: ListedCase) -> None:
         return
     before = len(search.sources)
     if listed.image.is_dir():
-        _add_listed_series(search, listed)
+        frames = [file for file in walk(listed.image) if format_of(file) == "picture"]
+        if frames:
+            _add_listed_video(search, listed, frames)
+        else:
+            _add_listed_series(search, listed)
     else:
         _add_listed_file(search, listed)
     for position in range(before, len(search.sources)):
@@ -164,6 +170,21 @@ def _add_listed_series(search: Search, listed: ListedCase) -> None:
         series = index.series[0]
         patient = series.patient
         search.add("dicom", series.series_uid, series.files, labels, patient_id=patient)
+
+
+def _add_listed_video(search: Search, listed: ListedCase, frames: list[Path]) -> None:
+    if any(not label.is_dir() for label in listed.labels) or len(listed.labels) > 1:
+        search.problem(
+            listed.where,
+            f"{listed.where}: {listed.image} holds the frames of a video; its label is one folder "
+            "of masks named as the frames are",
+        )
+        return
+    masks = [file for label in listed.labels for file in walk(label)]
+    frames = sorted(frames, key=frame_order)
+    search.add_video(
+        listed.image.name, frames, [file for file in masks if format_of(file) == "picture"]
+    )
 
 
 def _settle(search: Search, pattern: re.Pattern[str], *, is_given: bool) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from efficient_medsam2.images.case import Case
 
-__all__ = ["CT_WINDOWS_HU", "CtWindow", "IntensityConfig", "to_uint8"]
+__all__ = ["CT_WINDOWS_HU", "CtWindow", "IntensityConfig", "scale_slices", "to_uint8"]
 
 CtWindow = Literal["abdomen", "lung", "brain", "mediastinum", "bone"]
 
@@ -72,11 +72,16 @@ def to_uint8(case: Case, config: IntensityConfig) -> npt.NDArray[np.uint8]:
     if image.dtype == np.uint8:
         return image
     low, high = config.ct_range_hu if case.modality == "CT" else _range_of(image, config)
-    scaled = np.zeros(image.shape, np.uint8)
+    return scale_slices(image, low, high)
+
+
+def scale_slices(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """``low``..``high`` to 0..255, each slice of (n, ...) by itself; 0 where high <= low."""
+    scaled = np.zeros(values.shape, np.uint8)
     if high <= low:
         return scaled
     # Slice by slice: a float copy of a whole volume would be its largest array.
-    for index, slice_values in enumerate(image):
+    for index, slice_values in enumerate(values):
         clipped = np.clip(slice_values.astype(np.float32), low, high)
         scaled[index] = np.rint((clipped - low) * (255 / (high - low))).astype(np.uint8)
     return scaled

@@ -2,8 +2,9 @@
 
 Columns (CSV) or keys (YAML: a list of mappings, or ``cases:`` with such a list):
 
-- ``image`` (required): a file, or a folder that holds one DICOM series;
-- ``label``: label map or masks, several separated by ``;`` (YAML: also a list);
+- ``image`` (required): a file, or a folder that holds one DICOM series or a video's frames;
+- ``label``: label map or masks, several separated by ``;`` (YAML: also a list); of a video the
+  folder of its masks;
 - ``case``: the case's name, else the image's file name without suffix;
 - ``patient``, ``split`` (train, validation, test) and ``modality``: optional.
 

@@ -8,6 +8,8 @@ permutation, so a label goes back to the stored grid exactly.
 
 import gzip
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +17,21 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from efficient_medsam2.errors import DataError
 from efficient_medsam2.images.case import Case, Modality, Provenance
+from efficient_medsam2.images.nifti_grid import affine_dhw, axial_axes, check_grid
 from efficient_medsam2.images.objects import as_label_map, merge_masks
 
-__all__ = ["read_nifti", "stored_label", "to_stored_axes"]
+__all__ = [
+    "check_header",
+    "guess_modality",
+    "read_nifti",
+    "readable_nifti",
+    "stored_label",
+    "to_stored_axes",
+]
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _CT_BELOW_HU = -500
@@ -60,13 +69,13 @@ def read_nifti(
         DataError: a file is damaged, is not one 3D volume, or the label lies on another grid.
     """
     stored, file_affine = _read_volume(image_file)
-    axes, flips = _axial_axes(file_affine)
+    axes, flips = axial_axes(file_affine)
     image = _from_stored(stored, axes, flips)
-    affine = _affine_dhw(file_affine, stored.shape, axes, flips)
+    affine = affine_dhw(file_affine, stored.shape, axes, flips)
 
     def label_on_grid(file: Path) -> npt.NDArray[np.uint16]:
         values, label_affine = _read_volume(file)
-        _check_grid(file, values.shape, label_affine, image_file, stored.shape, file_affine)
+        check_grid(file, values.shape, label_affine, image_file, stored.shape, file_affine)
         return _from_stored(as_label_map(values, file), axes, flips)
 
     label: npt.NDArray[np.uint16] | None = None
@@ -76,7 +85,7 @@ def read_nifti(
     elif label_files:
         label, notes = merge_masks(label_files, label_on_grid)
     depth, height, width = (float(np.linalg.norm(affine[:3, axis])) for axis in range(3))
-    guess: Modality = "CT" if image.size and image.min() < _CT_BELOW_HU else "MR"
+    guess = guess_modality(float(image.min())) if image.size else "MR"
     return Case(
         case_id=case_id,
         patient_id=patient_id,
@@ -115,53 +124,66 @@ def stored_label(file: Path) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.flo
 
 def _read_volume(file: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
     """Values on three stored axes (64-bit floats as 32-bit) and the affine to RAS mm."""
-    try:
+    with readable_nifti(file):
         volume = nibabel.load(file, mmap=False)
         if file.suffix.lower() == ".gz":
             # Reading to the end checks the checksum, which nibabel alone does not reach.
             with gzip.open(file) as stream:
                 volume = type(volume).from_bytes(stream.read())
         values = np.asanyarray(volume.dataobj)
-        units = volume.header.get_xyzt_units()[0]
-        affine = np.array(volume.affine, np.float64)
+    shape, affine = check_header(file, volume, values.dtype)
+    values = values.reshape(shape)
+    if values.dtype == np.float64:
+        return values.astype(np.float32), affine
+    return values.astype(values.dtype.newbyteorder("="), copy=False), affine
+
+
+@contextmanager
+def readable_nifti(file: Path) -> Iterator[None]:
+    """Turn what damaged files raise into one error that names the file."""
+    try:
+        yield
     except _UNREADABLE as error:
         cause = " ".join(str(error).split())
         raise DataError(
             f"{file}: cannot be read as NIfTI ({cause}). It is truncated or damaged: copy it "
             "again, or leave it out"
         ) from error
+
+
+def check_header(
+    file: Path,
+    volume: Any,  # noqa: ANN401 - nibabel is untyped
+    dtype: np.dtype[Any],
+) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
+    """Shape on three stored axes and affine to RAS mm of a volume that can be a case.
+
+    Raises:
+        DataError: it is not one 3D volume of real numbers, or its header makes no sense.
+    """
+    with readable_nifti(file):
+        units = volume.header.get_xyzt_units()[0]
+        affine = np.array(volume.affine, np.float64)
     if units not in ("mm", "unknown"):
         raise DataError(f"{file}: lengths are in {units}, not in mm. Rewrite the header in mm")
-    if values.dtype.kind not in "uif":
-        raise DataError(f"{file}: voxels of type {values.dtype} are not single real numbers")
-    if values.ndim == 2:
-        values = values[:, :, None]
-    if values.ndim < 3 or any(size != 1 for size in values.shape[3:]):
+    if dtype.kind not in "uif":
+        raise DataError(f"{file}: voxels of type {dtype} are not single real numbers")
+    shape = tuple(int(size) for size in volume.shape)
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
         raise DataError(
-            f"{file}: shape {values.shape} is not one 3D volume. Save the volume to use as a "
+            f"{file}: shape {shape} is not one 3D volume. Save the volume to use as a "
             "file of its own"
         )
-    values = values.reshape(values.shape[:3])
     if not np.isfinite(affine).all() or abs(float(np.linalg.det(affine[:3, :3]))) < 1e-12:
         raise DataError(f"{file}: the header's affine is not invertible. Mend the header")
-    if values.dtype == np.float64:
-        return values.astype(np.float32), affine
-    return values.astype(values.dtype.newbyteorder("="), copy=False), affine
+    return (shape[0], shape[1], shape[2]), affine
 
 
-def _axial_axes(
-    file_affine: npt.NDArray[np.float64],
-) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """Find the stored axis and flip of D (to superior), H (to posterior) and W (to left)."""
-    towards = io_orientation(file_affine)
-    stored_of_world = {int(world): stored for stored, (world, _) in enumerate(towards)}
-    depth, height, width = stored_of_world[2], stored_of_world[1], stored_of_world[0]
-    # io_orientation's sign is +1 where the stored index grows to R, A or S.
-    return (depth, height, width), (
-        bool(towards[depth, 1] < 0),
-        bool(towards[height, 1] > 0),
-        bool(towards[width, 1] > 0),
-    )
+def guess_modality(lowest: float) -> Modality:
+    """CT or MR by the lowest value."""
+    return "CT" if lowest < _CT_BELOW_HU else "MR"
 
 
 def _from_stored(
@@ -169,43 +191,3 @@ def _from_stored(
 ) -> npt.NDArray[_Scalar]:
     turned = np.transpose(values, axes)
     return np.ascontiguousarray(np.flip(turned, tuple(axis for axis in range(3) if flips[axis])))
-
-
-def _affine_dhw(
-    file_affine: npt.NDArray[np.float64],
-    stored_shape: tuple[int, ...],
-    axes: tuple[int, int, int],
-    flips: tuple[bool, bool, bool],
-) -> npt.NDArray[np.float64]:
-    """Affine of (d, h, w): the stored one after the index map of the reorientation."""
-    index_map = np.zeros((4, 4))
-    index_map[3, 3] = 1
-    for ours, (stored, flip) in enumerate(zip(axes, flips, strict=True)):
-        index_map[stored, ours] = -1 if flip else 1
-        index_map[stored, 3] = stored_shape[stored] - 1 if flip else 0
-    return np.asarray(file_affine @ index_map, np.float64)
-
-
-def _check_grid(
-    file: Path,
-    shape: tuple[int, ...],
-    affine: npt.NDArray[np.float64],
-    image_file: Path,
-    image_shape: tuple[int, ...],
-    image_affine: npt.NDArray[np.float64],
-) -> None:
-    """Refuse a label of another shape, or with a corner more than half a voxel away."""
-    if shape != image_shape:
-        raise DataError(
-            f"{file}: the label's shape {shape} differs from {image_shape} of {image_file}. "
-            "Labels are never resized: resample it to the image's grid (nearest neighbour)"
-        )
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(3, -1)
-    moved = (affine - image_affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
-    distance_mm = float(np.linalg.norm(moved, axis=0).max())
-    voxel_mm = float(np.linalg.norm(image_affine[:3, :3], axis=0).min())
-    if distance_mm > voxel_mm / 2:
-        raise DataError(
-            f"{file}: the label lies up to {distance_mm:.2f} mm away from {image_file} although "
-            "the shapes agree. Copy the image's affine into the label, or resample it"
-        )

@@ -2,12 +2,13 @@
 
 Keys: ``imgs`` (H,W), (H,W,3) or (D,H,W); ``gts`` of the same size without channels, or ``boxes``
 (N,4) / (N,6); ``spacing`` in SimpleITK order (x, y, z), and at times ``origin`` and ``direction``
-as SimpleITK gives them. Pickled objects are never loaded.
+as SimpleITK gives them. FLARE25 adds ``recist``, drawn diameters on the image's grid. Pickled
+objects are never loaded.
 """
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from efficient_medsam2.errors import DataError
 from efficient_medsam2.images.case import Case, Modality, Provenance
 from efficient_medsam2.images.objects import as_label_map
 
-__all__ = ["npz_keys", "read_npz"]
+__all__ = [
+    "affine_of",
+    "guess_grey",
+    "npz_keys",
+    "read_npz",
+    "readable_npz",
+    "spacing_of",
+    "stores_volume",
+]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _CT_BELOW_HU = -500
@@ -31,7 +40,7 @@ def npz_keys(file: Path) -> frozenset[str]:
     Raises:
         DataError: the file is not a readable npz archive.
     """
-    with _readable(file), zipfile.ZipFile(file) as archive:
+    with readable_npz(file), zipfile.ZipFile(file) as archive:
         return frozenset(name.removesuffix(".npy") for name in archive.namelist())
 
 
@@ -53,8 +62,8 @@ def read_npz(
     Raises:
         DataError: the archive is damaged, holds pickled objects, or its arrays disagree.
     """
-    wanted = ("imgs", "gts", "boxes", "spacing", "origin", "direction")
-    with _readable(file), np.load(file, allow_pickle=False) as archive:
+    wanted = ("imgs", "gts", "recist", "boxes", "spacing", "origin", "direction")
+    with readable_npz(file), np.load(file, allow_pickle=False) as archive:
         arrays: dict[str, npt.NDArray[Any]] = {k: archive[k] for k in wanted if k in archive.files}
         keys = tuple(archive.files)
     if "imgs" not in arrays:
@@ -66,8 +75,11 @@ def read_npz(
     label = as_label_map(arrays["gts"], file) if "gts" in arrays else None
     if label is not None and label.ndim == 2:
         label = label[None]
+    recist = arrays["recist"] != 0 if "recist" in arrays else None
+    if recist is not None and recist.ndim == 2:
+        recist = recist[None]
     boxes = arrays.get("boxes")
-    spacing_mm = _spacing_mm(arrays.get("spacing"), file)
+    spacing_mm = spacing_of(arrays.get("spacing"), file)
     return Case(
         case_id=case_id,
         patient_id=patient_id,
@@ -76,13 +88,14 @@ def read_npz(
         boxes=None if boxes is None else np.atleast_2d(boxes).astype(np.float64),
         spacing_mm=spacing_mm,
         modality=modality or _guess(image),
-        affine=_affine(arrays, spacing_mm),
+        affine=affine_of(arrays, spacing_mm),
         source=Provenance(files=(file,), format="npz", stored_ndim=2 if is_flat else 3),
+        recist=recist,
     )
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def readable_npz(file: Path) -> Iterator[None]:
     """Turn what damaged and pickled archives raise into one error that names the file."""
     try:
         yield
@@ -107,23 +120,36 @@ def _damaged(file: Path, error: Exception) -> DataError:
 def _with_depth(arrays: dict[str, npt.NDArray[Any]], file: Path) -> tuple[npt.NDArray[Any], bool]:
     """Image as (D,H,W) or (D,H,W,3), and whether it was stored as one 2D image."""
     image = arrays["imgs"]
-    if image.ndim == 2:
-        return image[None], True
-    if image.ndim == 3 and image.shape[-1] == 3 and not _is_thin_volume(arrays, file):
-        return image[None], True
-    return image, False
+    if stores_volume({key: values.shape for key, values in arrays.items()}, file):
+        return image, False
+    return image[None], True
 
 
-def _is_thin_volume(arrays: dict[str, npt.NDArray[Any]], file: Path) -> bool:
-    """Whether (a, b, 3) means a slices of three columns rather than a colour picture."""
-    if "gts" in arrays:
-        return arrays["gts"].ndim == 3
-    if "boxes" in arrays:
-        return bool(arrays["boxes"].shape[-1] == 6)
+def stores_volume(shapes: Mapping[str, tuple[int, ...]], file: Path) -> bool:
+    """Whether ``imgs`` is a volume rather than one picture, grey (H,W) or colour (H,W,3).
+
+    (a, b, 3) is a slices of three columns where the other arrays, or the file's name, say so.
+
+    Args:
+        shapes: of the arrays by their key, ``imgs`` among them.
+        file: the npz file.
+    """
+    shape = shapes["imgs"]
+    if len(shape) != 3 or shape[-1] != 3:
+        return len(shape) != 2
+    if "gts" in shapes:
+        return len(shapes["gts"]) == 3
+    if "boxes" in shapes:
+        return shapes["boxes"][-1:] == (6,)
     return file.name.startswith("3D")
 
 
-def _spacing_mm(stored: npt.NDArray[Any] | None, file: Path) -> tuple[float, float, float]:
+def spacing_of(stored: npt.NDArray[Any] | None, file: Path) -> tuple[float, float, float]:
+    """D, H, W in millimetres from what is stored as x, y, z; 1 where nothing is.
+
+    Raises:
+        DataError: it is neither two nor three numbers.
+    """
     if stored is None:
         return (1.0, 1.0, 1.0)
     xyz = [float(value) for value in np.ravel(stored)]
@@ -134,7 +160,7 @@ def _spacing_mm(stored: npt.NDArray[Any] | None, file: Path) -> tuple[float, flo
     return (xyz[2], xyz[1], xyz[0])
 
 
-def _affine(
+def affine_of(
     arrays: dict[str, npt.NDArray[Any]], spacing_mm: tuple[float, float, float]
 ) -> npt.NDArray[np.float64] | None:
     """(d, h, w) to RAS millimetres, from SimpleITK's origin and direction (LPS, x y z order)."""
@@ -152,4 +178,10 @@ def _guess(image: npt.NDArray[Any]) -> Modality:
         return "RGB"
     if image.dtype == np.uint8:
         return "uint8"
-    return "CT" if image.size and image.min() < _CT_BELOW_HU else "other"
+    is_real = image.size and image.dtype.kind in "uif"
+    return guess_grey(float(image.min())) if is_real else "other"
+
+
+def guess_grey(lowest: float) -> Modality:
+    """What a grey image of more than 8 bits is, by its lowest value."""
+    return "CT" if lowest < _CT_BELOW_HU else "other"

@@ -4,7 +4,7 @@ Two questions are answered here and nowhere else: which ids the values of one la
 for, and what happens where several masks of one image overlap.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ import numpy.typing as npt
 
 from efficient_medsam2.errors import DataError
 
-__all__ = ["as_label_map", "merge_masks", "overlap_notes", "picture_ids"]
+__all__ = [
+    "as_label_map",
+    "check_one_object",
+    "id_table",
+    "merge_masks",
+    "overlap_notes",
+    "picture_ids",
+]
 
 _GREY_CODE_LOWEST = 64
 _GREY_CODE_MOST = 8
@@ -61,12 +68,26 @@ def picture_ids(values: npt.NDArray[Any], file: Path) -> npt.NDArray[np.uint16]:
     ids = as_label_map(values, file)
     if values.dtype.itemsize > 1:
         return ids
-    present = np.unique(ids)
-    present = present[present > 0]
+    return id_table(np.unique(ids), file)[ids]
+
+
+def id_table(values: npt.NDArray[Any], file: Path) -> npt.NDArray[np.uint16]:
+    """Id of each 8-bit value (256,), by the rules of ``picture_ids``.
+
+    Args:
+        values: the distinct values present, ascending.
+        file: the map, or the folder of maps that share their values.
+
+    Raises:
+        DataError: they are those of a smoothed mask.
+    """
+    table = np.arange(256, dtype=np.uint16)
+    present = values[values > 0].astype(np.int64)
     if present.size == 0:
-        return ids
+        return table
     if present[0] >= _GREY_CODE_LOWEST and present.size <= _GREY_CODE_MOST:
-        return (np.searchsorted(present, ids) + 1).astype(np.uint16) * (ids > 0)
+        table[present] = np.arange(1, present.size + 1)
+        return table
     contiguous = int(present[-1] - present[0]) + 1 == present.size
     if present[-1] == 255 and present.size > _MOST_SCATTERED_VALUES and not contiguous:
         raise DataError(
@@ -74,7 +95,7 @@ def picture_ids(values: npt.NDArray[Any], file: Path) -> npt.NDArray[np.uint16]:
             "smoothed or lossily compressed mask, not like object ids. Threshold it (> 127) and "
             "save it as PNG"
         )
-    return ids
+    return table
 
 
 def merge_masks(
@@ -98,12 +119,7 @@ def merge_masks(
     shapes: list[tuple[int, ...]] = []
     for file in ordered:
         mask = read(file)
-        count = np.unique(mask[mask > 0]).size
-        if count != 1:
-            raise DataError(
-                f"{file}: one of {len(ordered)} masks of an image must hold exactly one object, "
-                f"this one holds {count}. Name the masks to use in a listing"
-            )
+        check_one_object(file, np.unique(mask[mask > 0]).size, len(ordered))
         areas.append(int(np.count_nonzero(mask)))
         shapes.append(mask.shape)
         if mask.shape != shapes[0]:
@@ -117,13 +133,26 @@ def merge_masks(
     return label, overlap_notes(label, names, dict(enumerate(areas, start=1)))
 
 
+def check_one_object(file: Path, count: int, total: int) -> None:
+    """Refuse a mask of ``count`` objects where each of ``total`` files should hold one.
+
+    Raises:
+        DataError: ``count`` is not 1.
+    """
+    if count != 1:
+        raise DataError(
+            f"{file}: one of {total} masks of an image must hold exactly one object, "
+            f"this one holds {count}. Name the masks to use in a listing"
+        )
+
+
 def overlap_notes(
-    label: npt.NDArray[np.uint16], names: dict[int, str], areas: dict[int, int]
+    planes: Iterable[npt.NDArray[np.uint16]], names: dict[int, str], areas: dict[int, int]
 ) -> tuple[str, ...]:
     """Say which objects lost voxels to others painted over them.
 
     Args:
-        label: the merged map.
+        planes: the merged map, plane by plane.
         names: id to the name a user knows it by.
         areas: id to its voxels before merging.
 
@@ -131,7 +160,7 @@ def overlap_notes(
         DataError: an object is wholly covered.
     """
     kept = np.zeros(max(names) + 1, np.int64)
-    for plane in label:
+    for plane in planes:
         kept += np.bincount(plane.ravel(), minlength=len(kept))
     notes: list[str] = []
     for object_id, name in names.items():

@@ -14,9 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-__all__ = ["Pair", "Pairing", "file_stem", "pair_files"]
+__all__ = [
+    "Pair",
+    "Pairing",
+    "Place",
+    "file_stem",
+    "label_preference",
+    "pair_files",
+    "place_of",
+]
 
-_IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+_IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 # In order of preference where one data set has several.
 _LABEL_FOLDERS = (
     "masks",
@@ -69,7 +77,7 @@ class Pairing:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a file stands: its data set's folder, the role folder in it, and its name there."""
 
     base: PurePath
@@ -92,10 +100,10 @@ def pair_files(files: Sequence[Path], root: Path) -> Pairing:
         root: the folder being searched; names above it mean nothing.
     """
     found = Pairing()
-    side_by_side: dict[tuple[PurePath, str], list[tuple[_Place, Path]]] = defaultdict(list)
+    side_by_side: dict[tuple[PurePath, str], list[tuple[Place, Path]]] = defaultdict(list)
     flat: dict[PurePath, list[Path]] = defaultdict(list)
     for file in files:
-        place = _place(file.relative_to(root))
+        place = place_of(file.relative_to(root))
         if place is None:
             flat[file.relative_to(root).parent].append(file)
         else:
@@ -114,11 +122,11 @@ def pair_files(files: Sequence[Path], root: Path) -> Pairing:
     return found
 
 
-def _has_images(group: list[tuple[_Place, Path]]) -> bool:
+def _has_images(group: list[tuple[Place, Path]]) -> bool:
     return any(place.role == "image" for place, _ in group)
 
 
-def _place(relative: PurePath) -> _Place | None:
+def place_of(relative: PurePath) -> Place | None:
     """Find the innermost folder with a role above a file; None where there is none."""
     parts = relative.parent.parts
     for index in range(len(parts) - 1, -1, -1):
@@ -134,12 +142,12 @@ def _place(relative: PurePath) -> _Place | None:
         else:
             continue
         stem = "/".join((*parts[index + 1 :], file_stem(relative)))
-        return _Place(PurePath(*parts[:index]), flavour, parts[index], role, stem)
+        return Place(PurePath(*parts[:index]), flavour, parts[index], role, stem)
     return None
 
 
 def _pair_folders(
-    found: Pairing, base: PurePath, flavour: str, group: list[tuple[_Place, Path]]
+    found: Pairing, base: PurePath, flavour: str, group: list[tuple[Place, Path]]
 ) -> None:
     """Pair ``images`` with the preferred label folder beside it."""
     images = [(place.stem, file) for place, file in group if place.role == "image"]
@@ -152,7 +160,7 @@ def _pair_folders(
             Pair(stem=PurePath(stem).name, image=file, labels=()) for stem, file in images
         ]
         return
-    chosen = min(by_folder, key=_preference, default=None)
+    chosen = min(by_folder, key=label_preference, default=None)
     for folder in sorted(by_folder):
         if folder != chosen and images:
             found.notes.append(
@@ -165,7 +173,8 @@ def _pair_folders(
     _match(found, _drop_channels(found, images, {stem for stem, _ in labels}), labels)
 
 
-def _preference(folder: str) -> tuple[int, str]:
+def label_preference(folder: str) -> tuple[int, str]:
+    """Key of folders of labels; the smallest one is read where a data set has several."""
     name = folder.lower()
     known = _LABEL_FOLDERS.index(name) if name in _LABEL_FOLDERS else len(_LABEL_FOLDERS)
     return known, folder

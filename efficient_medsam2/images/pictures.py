@@ -11,7 +11,7 @@ from efficient_medsam2.errors import DataError
 from efficient_medsam2.images.case import Case, Modality, Provenance
 from efficient_medsam2.images.objects import merge_masks, picture_ids
 
-__all__ = ["read_picture"]
+__all__ = ["read_mask_values", "read_picture", "read_pixels"]
 
 _LOSSY_THRESHOLD = 127
 # MPO: a JPEG with previews behind it, as cameras write; the first frame is the picture.
@@ -42,13 +42,14 @@ def read_picture(
     Raises:
         DataError: a file is damaged, or a mask is coloured or of another size.
     """
-    image = _read_image(image_file)
+    image = read_pixels(image_file)[None]
     shape = image.shape[1:3]
     label: npt.NDArray[np.uint16] | None = None
     notes: tuple[str, ...] = ()
 
     def mask(file: Path) -> npt.NDArray[np.uint16]:
-        ids = _read_mask(file)
+        values = read_mask_values(file)
+        ids = picture_ids(values, file)[None]
         if ids.shape[1:] != shape:
             raise DataError(
                 f"{file}: the mask's shape {ids.shape[1:]} differs from {shape} (H,W) of "
@@ -95,23 +96,31 @@ def _decode(file: Path) -> tuple[npt.NDArray[Any], str, bool]:
         ) from error
 
 
-def _read_image(file: Path) -> npt.NDArray[Any]:
-    """(1, H, W) as stored, or (1, H, W, 3) uint8."""
+def read_pixels(file: Path) -> npt.NDArray[Any]:
+    """(H, W) as stored, or (H, W, 3) uint8.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     pixels, mode, _ = _decode(file)
     if mode == "1":
-        return (pixels.astype(np.uint8) * 255)[None]
+        return pixels.astype(np.uint8) * 255
     if mode == "L" or mode.startswith("I") or mode == "F":
-        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)[None]
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if mode == "LA":
-        return np.ascontiguousarray(pixels[None, :, :, 0])
+        return np.ascontiguousarray(pixels[:, :, 0])
     if mode in ("RGB", "RGBA"):
-        return np.ascontiguousarray(pixels[None, :, :, :3])
+        return np.ascontiguousarray(pixels[:, :, :3])
     with Image.open(file) as picture:
-        return np.array(picture.convert("RGB"))[None]
+        return np.array(picture.convert("RGB"))
 
 
-def _read_mask(file: Path) -> npt.NDArray[np.uint16]:
-    """(1, H, W) object ids of a mask or label map."""
+def read_mask_values(file: Path) -> npt.NDArray[Any]:
+    """(H, W) values of a mask or label map as stored; 0 and 1 of a lossy one, by threshold.
+
+    Raises:
+        DataError: the file is damaged or coloured.
+    """
     pixels, mode, is_lossy = _decode(file)
     if mode in ("LA", "RGB", "RGBA"):
         colours = pixels[:, :, : 1 if mode == "LA" else 3]
@@ -123,5 +132,5 @@ def _read_mask(file: Path) -> npt.NDArray[np.uint16]:
         pixels = colours[:, :, 0]
     if is_lossy:
         # Ids do not survive lossy compression; the shape of one bright object does.
-        return (pixels > _LOSSY_THRESHOLD).astype(np.uint16)[None]
-    return picture_ids(pixels, file)[None]
+        return (pixels > _LOSSY_THRESHOLD).astype(np.uint16)
+    return pixels

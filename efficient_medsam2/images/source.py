@@ -9,10 +9,15 @@ from typing import Literal
 
 from efficient_medsam2.errors import DataError
 from efficient_medsam2.images.case import Case, CaseFormat, Modality
-from efficient_medsam2.images.dicom import read_dicom
+from efficient_medsam2.images.dicom import open_dicom
 from efficient_medsam2.images.nifti import read_nifti
+from efficient_medsam2.images.nifti_stream import open_nifti
 from efficient_medsam2.images.npz import read_npz
+from efficient_medsam2.images.npz_stream import open_npz
 from efficient_medsam2.images.pictures import read_picture
+from efficient_medsam2.images.slices import CaseSlices, LoadedSlices
+from efficient_medsam2.images.streamed import CaseFindings, StoredCase, StreamedSlices
+from efficient_medsam2.images.video import open_video
 
 __all__ = ["CaseList", "CaseSource", "LabelNeed", "Skipped", "Split"]
 
@@ -29,8 +34,9 @@ class CaseSource:
         patient_id: whom it shows.
         format: which reader loads it.
         root: the folder that relative names start from.
-        image_files: one file, or the instances of a DICOM series.
-        label_files: label map or masks; empty for npz, which holds its own.
+        image_files: one file, the instances of a DICOM series, or the frames of a video.
+        label_files: label map or masks, of a video those of its frames; empty for npz, which
+            holds its own.
         split: where the user put it, if the user did.
         modality: what the user says it is; the reader finds out where None.
         labels: whether a case without any labelled voxel is an error on loading.
@@ -64,19 +70,45 @@ class CaseSource:
                 label or no object in it.
         """
         case = self._read()
-        if self.labels == "required":
-            if case.label is None:
-                raise DataError(
-                    f"case {self.case_id} ({self.image_files[0]}): no label, and labels are "
-                    "required here. Add the label, or leave the case out"
-                )
-            if not case.label.any():
-                where = (self.label_files or self.image_files)[0]
-                raise DataError(
-                    f"case {self.case_id} ({where}): the label map has no object, every value is "
-                    "0. Mend the label, or leave the case out"
-                )
+        has_object = case.label is not None and bool(case.label.any())
+        self._check_label(has_label=case.label is not None, has_object=has_object)
         return case
+
+    def open(self, findings: CaseFindings | None = None) -> CaseSlices:
+        """Open the case to be read slice by slice, in memory that does not grow with its length.
+
+        Args:
+            findings: of an earlier opening of the same files (``StreamedSlices.findings``); where
+                None every file is read once from end to end.
+
+        Raises:
+            DataError: as ``load``.
+        """
+        stored = self._open()
+        if stored is None:
+            return LoadedSlices(self.load())
+        slices = StreamedSlices(stored, findings)
+        try:
+            self._check_label(has_label=slices.has_label, has_object=bool(slices.object_ids))
+        except DataError:
+            slices.close()
+            raise
+        return slices
+
+    def _check_label(self, *, has_label: bool, has_object: bool) -> None:
+        if self.labels == "optional":
+            return
+        if not has_label:
+            raise DataError(
+                f"case {self.case_id} ({self.image_files[0]}): no label, and labels are "
+                "required here. Add the label, or leave the case out"
+            )
+        if not has_object:
+            where = (self.label_files or self.image_files)[0]
+            raise DataError(
+                f"case {self.case_id} ({where}): the label map has no object, every value is "
+                "0. Mend the label, or leave the case out"
+            )
 
     def _read(self) -> Case:
         ids = {"case_id": self.case_id, "patient_id": self.patient_id}
@@ -84,9 +116,26 @@ class CaseSource:
             return read_npz(self.image_files[0], modality=self.modality, **ids)
         if self.format == "nifti":
             return read_nifti(self.image_files[0], self.label_files, modality=self.modality, **ids)
+        if self.format == "picture":
+            return read_picture(
+                self.image_files[0], self.label_files, modality=self.modality, **ids
+            )
+        stored = self._open()
+        assert stored is not None
+        return stored.load()
+
+    def _open(self) -> StoredCase | None:
+        """The case on disk; None for single pictures, which are read whole."""
+        ids = {"case_id": self.case_id, "patient_id": self.patient_id}
+        if self.format == "npz":
+            return open_npz(self.image_files[0], modality=self.modality, **ids)
+        if self.format == "nifti":
+            return open_nifti(self.image_files[0], self.label_files, modality=self.modality, **ids)
         if self.format == "dicom":
-            return read_dicom(self.image_files, self.label_files, modality=self.modality, **ids)
-        return read_picture(self.image_files[0], self.label_files, modality=self.modality, **ids)
+            return open_dicom(self.image_files, self.label_files, modality=self.modality, **ids)
+        if self.format == "video":
+            return open_video(self.image_files, self.label_files, modality=self.modality, **ids)
+        return None
 
     def digests(self) -> dict[str, str]:
         """Relative name to the SHA-256 of the file's content, hex; files are streamed.

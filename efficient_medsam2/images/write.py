@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def write_label(label: npt.NDArray[Any], case: Case, path: Path) -> None:
     - ``.nii``, ``.nii.gz``: on the grid, orientation and affine of the file that the case was
       read from; for other cases with the case's affine, or its spacing where it has none.
     - ``.npz``: key ``segs`` as the CVPR24 challenge wants it, (H, W) for a 2D case.
-    - ``.png``: a label map, 8 bits where the ids fit, else 16; cases with D = 1 only.
+    - ``.png``: a label map, 8 bits where the ids fit, else 16; cases with D = 1 only;
+    - none, for a video: a folder of such label maps, one a frame and named as it is.
 
     The file appears under its name only when it is complete. Equal labels give equal bytes.
 
@@ -55,8 +57,14 @@ def write_label(label: npt.NDArray[Any], case: Case, path: Path) -> None:
         content = _npz(ids, case)
     elif name.endswith(".png"):
         content = _png(ids, case, path)
+    elif case.source.format == "video" and not path.suffix:
+        _write_frames(ids, case, path)
+        return
     else:
-        raise DataError(f"{path}: labels are written as .nii.gz, .nii, .npz or .png")
+        raise DataError(
+            f"{path}: labels are written as .nii.gz, .nii, .npz or .png, of a video also as a "
+            "folder without a suffix"
+        )
     _publish(content, path)
 
 
@@ -85,6 +93,25 @@ def _npz(ids: npt.NDArray[Any], case: Case) -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, segs=ids[0] if case.source.stored_ndim == 2 else ids)
     return stream.getvalue()
+
+
+def _write_frames(ids: npt.NDArray[Any], case: Case, path: Path) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        for frame, plane in zip(case.source.files, ids, strict=False):
+            with (part / f"{frame.stem}.png").open("wb") as stream:
+                Image.fromarray(plane).save(stream, format="PNG")
+                stream.flush()
+                os.fsync(stream.fileno())
+        if path.exists():
+            path.replace(old)
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _png(ids: npt.NDArray[Any], case: Case, path: Path) -> bytes:

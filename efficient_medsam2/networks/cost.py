@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from efficient_medsam2.networks.records import boxes_to_prompts
 from efficient_medsam2.networks.runner import SliceRunner
+from efficient_medsam2.networks.sam1 import PromptedNetwork
 
 __all__ = ["NetworkCost", "measure_cost"]
 
@@ -18,26 +19,32 @@ class NetworkCost:
     Attributes:
         params: number of parameters.
         prompted_gflop: encoder + prompt encoder + mask decoder + memory encoder of one slice.
-        tracked_gflop: encoder + memory attention with a full bank + decoder + memory encoder.
+        tracked_gflop: encoder + memory attention with a full bank + decoder + memory encoder;
+            None for a network without memory.
     """
 
     params: int
     prompted_gflop: float
-    tracked_gflop: float
+    tracked_gflop: float | None
 
 
-def measure_cost(runner: SliceRunner) -> NetworkCost:
+def measure_cost(runner: PromptedNetwork) -> NetworkCost:
     """Count by running one row through the network (torch's own FLOP counter)."""
     size = runner.image_size
     device = next(runner.model.parameters()).device
     pixels = torch.zeros(1, 3, size, size, device=device)
     prompts = boxes_to_prompts(torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * size)
-    slices = int(runner.model.num_maskmem)
     # Gradients stay on: the counter's module hooks trip over parameters that pass through no_grad.
     with FlopCounterMode(display=False) as prompted:
         features = runner.encode(pixels)
         record = runner.prompted(features, prompts)
-        entry = runner.remember(features, record, position=0, prompted=True)
+        if isinstance(runner, SliceRunner):
+            entry = runner.remember(features, record, position=0, prompted=True)
+    params = sum(parameter.numel() for parameter in runner.model.parameters())
+    prompted_gflop = prompted.get_total_flops() / 1e9
+    if not isinstance(runner, SliceRunner):
+        return NetworkCost(params=params, prompted_gflop=prompted_gflop, tracked_gflop=None)
+    slices = int(runner.model.num_maskmem)
     bank = [entry]
     bank += [
         runner.remember(features, record, position=position, prompted=False)
@@ -50,7 +57,7 @@ def measure_cost(runner: SliceRunner) -> NetworkCost:
         )
         runner.remember(features, record, position=slices, prompted=False)
     return NetworkCost(
-        params=sum(parameter.numel() for parameter in runner.model.parameters()),
-        prompted_gflop=prompted.get_total_flops() / 1e9,
+        params=params,
+        prompted_gflop=prompted_gflop,
         tracked_gflop=tracked.get_total_flops() / 1e9,
     )

@@ -1,6 +1,6 @@
 """SAM 2 networks with a Hiera image encoder: the official sizes and a small one for laptops."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
@@ -9,28 +9,57 @@ from transformers.models.sam2_video.configuration_sam2_video import (
     Sam2VideoPromptEncoderConfig,
 )
 
+from efficient_medsam2.errors import NetworkConfigError
+
 __all__ = [
+    "IMAGE_SIZE_STEP",
     "SAM2_SIZES",
     "SMALL_NET_FRAMES",
+    "Sam2Size",
     "SmallNetConfig",
     "new_model",
     "official_config",
     "small_config",
 ]
 
-SAM2_SIZES: dict[str, dict[str, Any]] = {
-    "t": {
-        "hidden_size": 96,
-        "blocks_per_stage": [1, 2, 7, 2],
-        "embed_dim_per_stage": [96, 192, 384, 768],
-        "num_attention_heads": 1,
-        "num_attention_heads_per_stage": [1, 2, 4, 8],
+Sam2Size = Literal["t", "s", "b+", "l"]
+"""Size letters of SAM 2.1, as the official configuration files spell them."""
+
+
+def _trunk(
+    width: int, heads: int, blocks: list[int], attend_globally: list[int], **other: list[int]
+) -> dict[str, Any]:
+    """Numbers of a Hiera trunk: width and heads double from stage to stage."""
+    return {
+        "hidden_size": width,
+        "blocks_per_stage": blocks,
+        "embed_dim_per_stage": [width << stage for stage in range(4)],
+        "num_attention_heads": heads,
+        "num_attention_heads_per_stage": [heads << stage for stage in range(4)],
         "window_size_per_stage": [8, 4, 14, 7],
-        "global_attention_blocks": [5, 7, 9],
+        "global_attention_blocks": attend_globally,
         "window_positional_embedding_background_size": [7, 7],
-    },
+        **other,
+    }
+
+
+SAM2_SIZES: dict[Sam2Size, dict[str, Any]] = {
+    "t": _trunk(96, 1, [1, 2, 7, 2], [5, 7, 9]),
+    "s": _trunk(96, 1, [1, 2, 11, 2], [7, 10, 13]),
+    "b+": _trunk(
+        112,
+        2,
+        [2, 3, 16, 3],
+        [12, 16, 20],
+        window_positional_embedding_background_size=[14, 14],
+    ),
+    "l": _trunk(144, 2, [2, 6, 36, 4], [23, 33, 43], window_size_per_stage=[8, 4, 16, 8]),
 }
 """Hiera trunks of SAM 2.1 by size letter (facebookresearch/sam2, ``sam2.1_hiera_*.yaml``)."""
+
+IMAGE_SIZE_STEP = 64
+"""Input sides of the official networks are multiples of this: their mask prompts and memories
+are pooled by 64 and 16 without a remainder."""
 
 
 SMALL_NET_FRAMES = 8
@@ -71,8 +100,25 @@ def attention_window(side: int) -> int:
     return max(fitting) if fitting else side
 
 
-def official_config(size: str = "t", image_size: int = 512) -> Sam2VideoConfig:
-    """The configuration of SAM 2.1 at one size; ``t`` at 512 is MedSAM2."""
+def official_config(size: Sam2Size = "t", image_size: int = 512) -> Sam2VideoConfig:
+    """The configuration of SAM 2.1 at one size; ``t`` at 512 is MedSAM2.
+
+    Args:
+        size: one of :data:`SAM2_SIZES`.
+        image_size: input side in pixels; SAM 2.1 was trained at 1024.
+
+    Raises:
+        NetworkConfigError: no such size, or a side that the network cannot take.
+    """
+    if size not in SAM2_SIZES:
+        raise NetworkConfigError(
+            f"teacher.size={size}: SAM 2.1 comes in the sizes {', '.join(SAM2_SIZES)}"
+        )
+    if image_size < IMAGE_SIZE_STEP or image_size % IMAGE_SIZE_STEP:
+        raise NetworkConfigError(
+            f"teacher.image_size={image_size}: SAM 2.1 takes images whose side is a multiple of "
+            f"{IMAGE_SIZE_STEP}: 512 is MedSAM2's, 1024 SAM 2.1's own"
+        )
     trunk = Sam2HieraDetConfig(image_size=[image_size, image_size], **SAM2_SIZES[size])
     vision = Sam2VisionConfig(
         backbone_config=trunk,

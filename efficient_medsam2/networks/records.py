@@ -4,7 +4,7 @@ Shape letters: B rows ((image, object) pairs), C channels, N points, S input siz
 M candidate masks. ``h, w`` = S/16.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -58,11 +58,13 @@ class Prompts:
     """One prompt per row, in pixels of the S x S network input.
 
     Attributes:
-        points_BN2: (B, N, 2) as (x, y); a box is its two corners.
+        points_BN2: (B, N, 2) as (x, y); a box is its two corners. N is 0 where a mask alone is
+            given.
         labels_BN: (B, N) int64: 1 foreground, 0 background, 2 and 3 box corners,
             -10 padding, a token of zeros: it adds nothing of its own, but the decoder does attend
             to it, so an answer depends (slightly) on how many points its batch was filled to.
-        mask_logits: (B, 1, S/4, S/4) logits of an earlier answer, refined by the points.
+        mask_logits: (B, 1, S/4, S/4) logits of an earlier answer, refined by the points, or of
+            a mask that is the whole prompt (see ``mask_prompts``).
     """
 
     points_BN2: Tensor
@@ -110,6 +112,10 @@ class MemoryEntry:
     prompted: bool
     memory: Tensor
     object_pointer: Tensor
+
+    def take(self, rows: Tensor) -> "MemoryEntry":
+        """Rows by index."""
+        return replace(self, memory=self.memory[rows], object_pointer=self.object_pointer[rows])
 
 
 @dataclass(frozen=True, kw_only=True)

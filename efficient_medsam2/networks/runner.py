@@ -15,17 +15,22 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 
 from efficient_medsam2.networks.filled_boxes import filled_boxes
-from efficient_medsam2.networks.memory_tokens import memory_tokens
+from efficient_medsam2.networks.mask_prompts import MASK_BIAS, MASK_SCALE, low_res_logits
+from efficient_medsam2.networks.memory_tokens import (
+    frames_of_rows,
+    limit_by_limit,
+    memory_tokens,
+    pointer_limits,
+    same_pointers,
+)
 from efficient_medsam2.networks.options import RunnerOptions
 from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatures, SliceRecord
+from efficient_medsam2.networks.student_levels import has_student_levels, student_levels
 
 __all__ = ["NO_OBJECT_LOGIT", "SliceRunner"]
 
 NO_OBJECT_LOGIT = -1024.0
 """Mask logit of an object judged absent (SAM2Base)."""
-
-MASK_SCALE, MASK_BIAS = 20.0, -10.0
-"""Mask probabilities enter the memory encoder as ``p * 20 - 10`` (SAM2Base)."""
 
 
 class SliceRunner:
@@ -50,8 +55,16 @@ class SliceRunner:
         height, width = self.model.prompt_encoder.image_embedding_size
         return int(height), int(width)
 
+    @property
+    def reach(self) -> int:
+        """Slices back that still matter: older memories and pointers are never looked at."""
+        pointers = int(self.config.max_object_pointers_in_encoder)
+        return max(int(self.model.num_maskmem), pointers) - 1
+
     def encode(self, pixels_B3SS: Tensor) -> SliceFeatures:
         """Image encoder: normalised pixels (B, 3, S, S) → features at strides 4, 8 and 16."""
+        if has_student_levels(self.model):
+            return student_levels(self.model, pixels_B3SS)
         levels = self.model.vision_encoder(pixels_B3SS).fpn_hidden_states
         decoder = self.model.mask_decoder
         return SliceFeatures(
@@ -70,7 +83,7 @@ class SliceRunner:
         *,
         position: int,
         reverse: bool,
-        num_frames: int,
+        num_frames: int | Tensor,
     ) -> SliceRecord:
         """A slice without a prompt, conditioned on the memories of other slices.
 
@@ -80,7 +93,8 @@ class SliceRunner:
                 B rows each, in any order.
             position: index of this slice in its case.
             reverse: whether the track runs towards lower indices.
-            num_frames: frames of the whole sequence; scales the pointers' time code.
+            num_frames: frames of the whole sequence, of all rows or (B,) of each, an integer
+                tensor best kept on the CPU; scales the pointers' time code.
 
         Raises:
             ValueError: nothing in the bank is within reach of this slice.
@@ -109,13 +123,7 @@ class SliceRunner:
         answer = self.decode(features, features.s16, prompt, multimask=False)
         present = (mask.flatten(1) > 0).any(dim=1, keepdim=True).to(mask.dtype)
         pointer = self._mix_absent_pointer(answer.object_pointer, present)
-        logits = F.interpolate(
-            mask * MASK_SCALE + MASK_BIAS,
-            size=self.model.prompt_encoder.mask_input_size,
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
+        logits = low_res_logits(mask, int(self.model.prompt_encoder.mask_input_size[0]))
         return SliceRecord(
             conditioned_s16=features.s16,
             candidate_logits=logits,
@@ -149,7 +157,7 @@ class SliceRunner:
         rows = conditioned_BCHW.shape[0]
         points, labels, dense = self._prompt_inputs(prompts, rows, conditioned_BCHW)
         if multimask is None:
-            multimask = self._uses_multimask(0 if prompts is None else int(labels.shape[2]))
+            multimask = self._uses_multimask(0 if prompts is None else prompts.labels_BN.shape[1])
         sparse, dense_embedding = self.model.prompt_encoder(points, labels, None, dense)
         logits, iou, tokens, score = self.model.mask_decoder(
             image_embeddings=conditioned_BCHW,
@@ -225,20 +233,33 @@ class SliceRunner:
         *,
         position: int,
         reverse: bool,
-        num_frames: int,
+        num_frames: int | Tensor,
     ) -> Tensor:
         """Memory attention: raw stride-16 features (B, C, h, w) + bank → (B, C, h, w).
+
+        Rows of sequences of different lengths give what each would give alone.
 
         Raises:
             ValueError: nothing in the bank is within reach of this slice.
         """
         rows, channels, height, width = raw_BCHW.shape
+        frames = self.options.fixed_num_frames or frames_of_rows(num_frames, rows)
+        limits = pointer_limits(self.model, frames)
+        if not same_pointers(bank, limits, position=position):
+
+            def of_rows(chosen: Tensor, limit: int) -> Tensor:
+                seen = [entry.take(chosen) for entry in bank]
+                return self.condition(
+                    raw_BCHW[chosen], seen, position=position, reverse=reverse, num_frames=limit
+                )
+
+            return limit_by_limit(limits, of_rows, raw_BCHW.device)
         seen = memory_tokens(
             self.model,
             bank,
             position=position,
             reverse=reverse,
-            num_frames=self.options.fixed_num_frames or num_frames,
+            num_frames=frames,
         )
         image_position = self.model.vision_encoder.neck.position_encoding(
             raw_BCHW.shape, raw_BCHW.device, raw_BCHW.dtype
@@ -257,11 +278,12 @@ class SliceRunner:
         self, prompts: Prompts | None, rows: int, like: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Points (B, 1, N, 2), labels (B, 1, N) and dense logits as the prompt encoder wants."""
-        if prompts is None:
+        dense = None if prompts is None else prompts.mask_logits
+        if prompts is None or prompts.labels_BN.shape[1] == 0:
+            # SAM2Base pads what has no point with an empty one.
             points = like.new_zeros(rows, 1, 1, 2)
             labels = torch.full((rows, 1, 1), -1, dtype=torch.int64, device=like.device)
-            return points, labels, None
-        dense = prompts.mask_logits
+            return points, labels, dense
         if self.options.fill_box and dense is None:
             size = int(self.model.prompt_encoder.mask_input_size[0])
             dense = filled_boxes(prompts, size, self.image_size).to(like.dtype)

@@ -1,8 +1,7 @@
 """Students: a timm backbone + FPN neck in the teacher's frame, with a slim memory attention."""
 
-import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -13,7 +12,17 @@ from transformers import EdgeTamVisionConfig, Sam2VideoConfig, Sam2VideoModel, T
 from efficient_medsam2.errors import NetworkConfigError, WeightsError
 from efficient_medsam2.networks.hiera import level_sizes, new_model
 
-__all__ = ["FITTING_BACKBONES", "StudentConfig", "build_student"]
+__all__ = [
+    "FITTING_BACKBONES",
+    "ResizeMode",
+    "StudentConfig",
+    "build_student",
+    "check_student_size",
+    "student_size",
+]
+
+ResizeMode = Literal["bilinear", "area"]
+"""``bilinear`` (anti-aliased where it shrinks) or ``area``: the mean over each new cell."""
 
 FITTING_BACKBONES = (
     "repvit_m0_9",
@@ -42,7 +51,10 @@ class StudentConfig(BaseModel):
 
     Attributes:
         backbone: any timm model whose ``features_only`` form gives strides 4, 8 and 16 as
-            (B, C, H, W) at the teacher's image size.
+            (B, C, H, W) at the student's image size.
+        image_size: side of the student's input in pixels; the teacher's where None.
+        resize_targets: how the teacher's features and logits are brought to the student's grids
+            where the two differ in image size; there it has to be said.
         pretrained: load timm's ImageNet weights (downloads them once).
         memory_layers: layers of the memory attention; copied from the teacher's first ones.
         memory_slices: prompted slice + remembered slices that the memory attention sees.
@@ -52,10 +64,33 @@ class StudentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "mobilenetv3_small_100"
+    image_size: int | None = Field(default=None, ge=32, multiple_of=32)
+    resize_targets: ResizeMode | None = None
     pretrained: bool = False
     memory_layers: int = Field(default=1, ge=1)
     memory_slices: int = Field(default=3, ge=1)
     top_down_levels: tuple[int, ...] = (0, 1, 2)
+
+
+def student_size(config: StudentConfig, teacher_size: int) -> int:
+    """Side of the student's input in pixels."""
+    return teacher_size if config.image_size is None else config.image_size
+
+
+def check_student_size(config: StudentConfig, teacher_size: int) -> None:
+    """See to it that a student of another image size is meant as such.
+
+    Raises:
+        NetworkConfigError: it differs from the teacher's and nothing says how targets are resized.
+    """
+    size = student_size(config, teacher_size)
+    if size != teacher_size and config.resize_targets is None:
+        raise NetworkConfigError(
+            f"student.image_size={size} is not the teacher's {teacher_size}: the teacher's "
+            "features and masks lie on other grids than the student's and have to be resized. Say "
+            "how: --set student.resize_targets=area (the mean over each cell) or "
+            f"=bilinear; or keep the teacher's: --set student.image_size={teacher_size}"
+        )
 
 
 def backbone_levels(name: str) -> tuple[list[int], list[int]]:
@@ -93,7 +128,7 @@ def student_config(config: StudentConfig, teacher: Sam2VideoConfig) -> Sam2Video
         NetworkConfigError: the backbone is unknown to timm or its strides do not fit.
     """
     indices, channels = backbone_levels(config.backbone)
-    size = int(teacher.image_size)
+    size = student_size(config, int(teacher.image_size))
     coarsest = len(indices) - 1
     vision = EdgeTamVisionConfig(
         backbone_config=TimmWrapperConfig(
@@ -109,6 +144,9 @@ def student_config(config: StudentConfig, teacher: Sam2VideoConfig) -> Sam2Video
     for owner in ("model_type", "transformers_version", "architectures", "dtype"):
         values.pop(owner, None)
     values |= {
+        "image_size": size,
+        "prompt_encoder_config": values["prompt_encoder_config"] | {"image_size": size},
+        "memory_attention_rope_feat_sizes": [size // 16] * 2,
         "vision_config": vision.to_dict(),
         "num_maskmem": config.memory_slices,
         "memory_attention_num_layers": config.memory_layers,
@@ -124,6 +162,7 @@ def build_student(
     teacher_state: Mapping[str, Tensor],
     *,
     seed: int,
+    fresh: tuple[str, ...] = (),
 ) -> Sam2VideoModel:
     """A student with timm's backbone and the teacher's other modules copied.
 
@@ -135,12 +174,14 @@ def build_student(
         teacher: the teacher's configuration.
         teacher_state: the teacher's weights; those of its image encoder are not read.
         seed: of the initialisation; the global random state is left as it was.
+        fresh: beginnings of names that this teacher does not have, and the student initialises.
 
     Raises:
-        NetworkConfigError: the backbone does not fit, or the teacher has fewer memory layers or
-            remembers fewer slices.
+        NetworkConfigError: the backbone does not fit, the teacher has fewer memory layers or
+            remembers fewer slices, or the image sizes differ and nothing says how to resize.
         WeightsError: timm's weights are wanted and cannot be had.
     """
+    check_student_size(config, int(teacher.image_size))
     for key, wanted, most in (
         ("memory_layers", config.memory_layers, int(teacher.memory_attention_num_layers)),
         ("memory_slices", config.memory_slices, int(teacher.num_maskmem)),
@@ -157,15 +198,15 @@ def build_student(
         student = new_model(net_config)
         # transformers overwrites timm's own initialisation with N(0, 0.02).
         arguments = net_config.vision_config.backbone_config.model_args
-        fresh = _timm_backbone(config, arguments)
-    _check_grids(fresh, config.backbone, size=int(teacher.image_size))
-    student.vision_encoder.backbone.timm_model.load_state_dict(fresh.state_dict())
+        backbone = _timm_backbone(config, arguments)
+    _check_grids(backbone, config.backbone, size=int(net_config.image_size))
+    student.vision_encoder.backbone.timm_model.load_state_dict(backbone.state_dict())
     for convolution in student.vision_encoder.neck.convs:
         torch.nn.init.zeros_(convolution.bias)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             torch.nn.init.xavier_uniform_(convolution.weight)
-    _copy_teacher(student, teacher_state)
+    _copy_teacher(student, teacher_state, fresh)
     return student
 
 
@@ -208,7 +249,9 @@ def _check_grids(backbone: nn.Module, name: str, *, size: int) -> None:
         )
 
 
-def _copy_teacher(student: Sam2VideoModel, teacher_state: Mapping[str, Tensor]) -> None:
+def _copy_teacher(
+    student: Sam2VideoModel, teacher_state: Mapping[str, Tensor], fresh: tuple[str, ...]
+) -> None:
     """Copy every module that the student shares with the teacher.
 
     Raises:
@@ -217,7 +260,7 @@ def _copy_teacher(student: Sam2VideoModel, teacher_state: Mapping[str, Tensor]) 
     own = student.state_dict()
     copied: dict[str, Tensor] = {}
     for name, value in own.items():
-        if name.startswith("vision_encoder."):
+        if name.startswith(("vision_encoder.", *fresh)):
             continue
         source = teacher_state[name]
         if name == "memory_temporal_positional_encoding":
@@ -230,4 +273,4 @@ def _copy_teacher(student: Sam2VideoModel, teacher_state: Mapping[str, Tensor]) 
             )
         copied[name] = source.to(value.dtype)
     missing = student.load_state_dict(copied, strict=False).missing_keys
-    assert all(re.match(r"vision_encoder\.", name) for name in missing)
+    assert all(name.startswith(("vision_encoder.", *fresh)) for name in missing)

@@ -6,13 +6,13 @@ import time
 import torch
 
 from efficient_medsam2.networks.records import boxes_to_prompts
-from efficient_medsam2.networks.runner import SliceRunner
+from efficient_medsam2.networks.sam1 import PromptedNetwork
 
 __all__ = ["milliseconds_per_slice"]
 
 
 @torch.no_grad()
-def milliseconds_per_slice(runner: SliceRunner, *, rounds: int = 9) -> float:
+def milliseconds_per_slice(runner: PromptedNetwork, *, rounds: int = 9) -> float:
     """Median wall time in ms of encoder + one box prompt on one slice, after a warm-up.
 
     An absolute time of a shared CPU means little; compare models measured in the same process.

@@ -39,12 +39,17 @@ STRUCTURES = {
 HEMISPHERES = {1: "cerebrum-left", 2: "cerebrum-right"}
 
 SLABS: tuple[tuple[Split, int, int], ...] = (
-    ("train", 8, 37),
+    ("train", 8, 15),
+    ("validation", 18, 25),
+    ("train", 28, 37),
     ("test", 40, 51),
-    ("train", 54, 75),
+    ("train", 54, 59),
+    ("validation", 62, 66),
+    ("train", 69, 75),
     ("test", 78, 89),
-    ("validation", 92, 99),
-    ("train", 102, 107),
+    ("train", 92, 93),
+    ("validation", 96, 98),
+    ("train", 101, 107),
     ("test", 110, 121),
     ("train", 124, 148),
 )

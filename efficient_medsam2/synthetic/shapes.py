@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Shape", "draw_shape", "mirrored", "split_in_two"]
+__all__ = ["Shape", "draw_shape", "mirrored", "moved", "split_in_two"]
 
 Points = npt.NDArray[np.float32]
 Inside = npt.NDArray[np.bool_]
@@ -70,6 +70,12 @@ def mirrored(shape: Shape, *, plane_x: float) -> Shape:
         center=(z, y, 2 * plane_x - x),
         contains=lambda points: shape.contains(points * flip),
     )
+
+
+def moved(shape: Shape, *, down: float, right: float) -> Shape:
+    """Shift a solid within its slices."""
+    z, y, x = shape.center
+    return replace(shape, center=(z, y + down, x + right))
 
 
 def split_in_two(generator: np.random.Generator, shape: Shape) -> tuple[Shape, Shape]:

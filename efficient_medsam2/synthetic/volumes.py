@@ -15,7 +15,7 @@ import numpy.typing as npt
 from efficient_medsam2.synthetic.appearance import Modality, render
 from efficient_medsam2.synthetic.noise import warped_coordinates
 from efficient_medsam2.synthetic.record import SyntheticVolume
-from efficient_medsam2.synthetic.shapes import Shape, draw_shape, mirrored, split_in_two
+from efficient_medsam2.synthetic.shapes import Shape, draw_shape, mirrored, moved, split_in_two
 
 __all__ = ["generate_volume"]
 
@@ -23,6 +23,8 @@ _SMALLEST_SHARE = 30 / 128**2
 """An object must reach this share of some slice: 30 pixels at 128 x 128."""
 _LARGEST_SHARE = 0.5
 _ATTEMPTS = 20
+_IN_PARTS = 0.25
+"""How often an object that lies alone has two parts, as a ventricle does on many slices."""
 
 
 @dataclass(kw_only=True)
@@ -184,6 +186,9 @@ def _paint_objects(generator: np.random.Generator, canvas: _Canvas, wanted: int)
         beside = parent == 0 and generator.random() < 0.4
         for member in pair:
             voxels = _covered(canvas, member)
+            if len(pair) == 1 and parent == 0 and generator.random() < _IN_PARTS:
+                second = _covered(canvas, _elsewhere(generator, member, size=size))
+                voxels = np.union1d(voxels, second)
             if parent:
                 voxels = voxels[canvas.label[voxels] == parent]
             elif beside:
@@ -228,6 +233,13 @@ def _family(generator: np.random.Generator, shape: Shape, *, room: int) -> tuple
     if chance < 0.83:
         return (shape, mirrored(shape, plane_x=float(generator.uniform(-0.1, 0.1))))
     return split_in_two(generator, shape)
+
+
+def _elsewhere(generator: np.random.Generator, shape: Shape, *, size: float) -> Shape:
+    """Move a solid within the slice: far enough to be a part of its own, most times."""
+    angle = generator.uniform(0, 2 * np.pi)
+    distance = size * generator.uniform(1.3, 3)
+    return moved(shape, down=distance * float(np.sin(angle)), right=distance * float(np.cos(angle)))
 
 
 def _covered(canvas: _Canvas, shape: Shape) -> npt.NDArray[np.int64]:

@@ -1,22 +1,33 @@
 """Batches of the student stages: cached rows with prompts drawn afresh.
 
-Shape letters: B slices, R prompt rows, T tracks, L steps, S network input in pixels.
+Shape letters: B slices, R prompt rows, T tracks, L steps, S the student's input in pixels.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cache import CacheReader
-from cache.dataset import ShuffledRows, TrackBatch, read_slices, read_tracks
+from cache.dataset import (
+    ALL_LEVELS,
+    Levels,
+    ShuffledRows,
+    TrackBatch,
+    read_slices,
+    read_tracks,
+)
+from cache.expectation import expect_slices, expect_tracks
+from cache.stored import Stored, to_stored
 from efficient_medsam2.images import to_network_input
 from efficient_medsam2.networks.records import Prompts, SliceFeatures
+from efficient_medsam2.networks.student import ResizeMode
 from efficient_medsam2.prompts import SampledPrompt, sample_prompt, stack_prompts
+from stages.training.resizing import resize_images, resize_labels, resize_maps, resize_prompts
+from stages.training.student import cached_size
 
-__all__ = ["PromptedSlices", "SliceStream", "TrackStream", "TrackWindows"]
+__all__ = ["PromptedSlices", "SliceStream", "TrackStream", "TrackWindows", "decoded_features"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,23 +36,28 @@ class PromptedSlices:
 
     Attributes:
         pixels: (B, 3, S, S) what the student sees.
-        features: the teacher's features of the same slices, where asked for.
-        prompts: R prompts.
+        features: the teacher's features of the same slices, on the teacher's grids, where asked
+            for: as they are stored until ``to`` makes numbers of them, when a level that the
+            cache does not have gets zero channels.
+        prompts: R prompts in pixels of the student's input.
         slice_of: (R,) which slice each is on.
         masks: (R, S, S) float 0/1 labels of the prompted objects.
     """
 
     pixels: Tensor
-    features: SliceFeatures | None
+    features: SliceFeatures | Levels | None
     prompts: Prompts
     slice_of: Tensor
     masks: Tensor
 
     def to(self, device: torch.device) -> "PromptedSlices":
-        """Copy to a device."""
+        """Copy to a device; features become float32 there."""
+        features = self.features
+        if isinstance(features, Levels):
+            features = decoded_features(features, device)
         return PromptedSlices(
             pixels=self.pixels.to(device),
-            features=None if self.features is None else self.features.to(device, torch.float32),
+            features=None if features is None else features.to(device, torch.float32),
             prompts=self.prompts.to(device),
             slice_of=self.slice_of.to(device),
             masks=self.masks.to(device),
@@ -97,6 +113,7 @@ class SliceStream:
         augment: strength of photometric augmentation.
         features: read the teacher's features too.
         seed: of shuffling and prompts.
+        size: S; the size of the cached images where None.
     """
 
     def __init__(
@@ -111,6 +128,7 @@ class SliceStream:
         augment: float,
         features: bool,
         seed: int,
+        size: int | None = None,
     ) -> None:
         self._reader = reader
         self._order = ShuffledRows(rows, batch_size, seed=seed)
@@ -118,42 +136,59 @@ class SliceStream:
         self._smallest = smallest
         self._box_share = box_share
         self._augment = augment
-        self._levels: Sequence[str] = ("s4", "s8", "s16") if features else ()
+        stored = {array.name for array in reader.spec.arrays}
+        self._levels = tuple(
+            level for level in ALL_LEVELS if features and f"features_{level}" in stored
+        )
         self._seed = seed
+        self._cached_size = cached_size(reader)
+        self._size = size or self._cached_size
 
     def __call__(self, number: int) -> PromptedSlices:
         """The batch of a number."""
         generator = np.random.default_rng([self._seed, 11, number])
+        expect_slices(self._reader, self._order, number, levels=self._levels)
         batch = read_slices(self._reader, self._order.batch(number), levels=self._levels)
+        labels = resize_labels(batch.label, self._size).numpy()
         drawn: list[tuple[int, SampledPrompt, np.ndarray]] = []
         for index, label in enumerate(batch.label.numpy()):
             counts = np.bincount(label.ravel())
             counts[0] = 0
             objects = generator.permutation(np.flatnonzero(counts >= self._smallest))
             for object_id in objects[: self._prompts_per_slice]:
-                mask = label == object_id
-                prompt = sample_prompt(mask, generator, box_share=self._box_share)
-                drawn.append((index, prompt, mask))
+                prompt = sample_prompt(label == object_id, generator, box_share=self._box_share)
+                mask = labels[index] == object_id
+                # On a smaller student's grid a small object may have no pixel left.
+                if mask.any():
+                    drawn.append((index, prompt, mask))
         if not drawn:
             # Slices around an object may show none: a box over the whole slice keeps the batch.
-            size = batch.label.shape[-1]
-            whole = np.ones((size, size), dtype=bool)
-            drawn.append((0, sample_prompt(whole, generator, box_share=1.0), whole & False))
-        levels = batch.features
-        features = None
-        if self._levels:
-            assert levels.s4 is not None
-            assert levels.s8 is not None
-            assert levels.s16 is not None
-            features = SliceFeatures(s4=levels.s4, s8=levels.s8, s16=levels.s16)
-        image = photometric(batch.image, generator, strength=self._augment)
+            whole = np.ones((self._cached_size, self._cached_size), dtype=bool)
+            nothing = np.zeros((self._size, self._size), dtype=bool)
+            drawn.append((0, sample_prompt(whole, generator, box_share=1.0), nothing))
+        prompts = stack_prompts([prompt for _, prompt, _ in drawn])
+        image = resize_images(batch.image, self._size)
         return PromptedSlices(
-            pixels=to_network_input(image),
-            features=features,
-            prompts=stack_prompts([prompt for _, prompt, _ in drawn]),
+            pixels=to_network_input(photometric(image, generator, strength=self._augment)),
+            features=batch.features if self._levels else None,
+            prompts=resize_prompts(prompts, before=self._cached_size, after=self._size),
             slice_of=torch.tensor([index for index, _, _ in drawn]),
             masks=torch.from_numpy(np.stack([mask for _, _, mask in drawn])).float(),
         )
+
+
+def decoded_features(levels: Levels, device: torch.device) -> SliceFeatures:
+    """Cached levels as float32 on a device, a level that is not cached without channels."""
+    assert levels.s16 is not None
+    s16 = to_stored(levels.s16, device, torch.float32)
+    rows, _, height, width = s16.shape
+    s4, s8 = (
+        s16.new_zeros(rows, 0, height * times, width * times)
+        if level is None
+        else to_stored(level, device, torch.float32)
+        for level, times in ((levels.s4, 4), (levels.s8, 2))
+    )
+    return SliceFeatures(s4=s4, s8=s8, s16=s16)
 
 
 class TrackStream:
@@ -168,6 +203,9 @@ class TrackStream:
         labelled_rows: slice rows whose labels may be used; all where None.
         features: read the raw stride-16 features too.
         seed: of shuffling and augmentation.
+        size: S; the size of the cached images where None.
+        mode: how cached feature maps and logits come to the student's grids where the sizes
+            differ; None leaves them as they are, for who reads images and labels alone.
     """
 
     def __init__(
@@ -181,6 +219,8 @@ class TrackStream:
         labelled_rows: np.ndarray | None,
         features: bool,
         seed: int,
+        size: int | None = None,
+        mode: ResizeMode | None = None,
     ) -> None:
         self._reader = reader
         self._order = ShuffledRows(tracks, batch_size, seed=seed)
@@ -189,10 +229,16 @@ class TrackStream:
         self._labelled = labelled_rows
         self._features = features
         self._seed = seed
+        self._cached_size = cached_size(reader)
+        self._size = size or self._cached_size
+        self._mode = mode
 
     def __call__(self, number: int) -> TrackWindows:
         """The batch of a number."""
         generator = np.random.default_rng([self._seed, 12, number])
+        expect_tracks(
+            self._reader, self._order, number, length=self._length, features=self._features
+        )
         cached = read_tracks(
             self._reader, self._order.batch(number), length=self._length, features=self._features
         )
@@ -202,11 +248,40 @@ class TrackStream:
             if self._labelled is None
             else np.isin(rows, self._labelled)
         )
+        prompts = Prompts(points_BN2=cached.points, labels_BN=cached.labels)
+        if self._size != self._cached_size:
+            cached = _resized(cached, self._size, self._mode)
         image = photometric(cached.image.flatten(0, 1), generator, strength=self._augment)
         return TrackWindows(
             cached=cached,
             pixels=to_network_input(image),
             masks=(cached.label == cached.object_id[:, None, None, None]).float(),
             labelled=torch.from_numpy(allowed),
-            prompts=Prompts(points_BN2=cached.points, labels_BN=cached.labels),
+            prompts=resize_prompts(prompts, before=self._cached_size, after=self._size),
         )
+
+
+def _resized(cached: TrackBatch, size: int, mode: ResizeMode | None) -> TrackBatch:
+    """Images and labels at the student's size, and its targets where a mode is given."""
+
+    def stacked(values: Tensor) -> Tensor:
+        return values.reshape(*cached.slice_rows.shape, *values.shape[1:])
+
+    def maps(stored: Stored, side: int) -> Stored:
+        if mode is None:
+            return stored
+        values = to_stored(stored, "cpu")
+        # Logits have no axis of channels.
+        flat = values.flatten(0, 1) if values.ndim == 5 else values.flatten(0, 1)[:, None]
+        resized = stacked(resize_maps(flat, side, mode))
+        return resized if values.ndim == 5 else resized[:, :, 0]
+
+    return replace(
+        cached,
+        image=stacked(resize_images(cached.image.flatten(0, 1), size)),
+        label=stacked(resize_labels(cached.label.flatten(0, 1), size)),
+        features_s16=None if cached.features_s16 is None else maps(cached.features_s16, size // 16),
+        conditioned_s16=maps(cached.conditioned_s16, size // 16),
+        memory_s16=maps(cached.memory_s16, size // 16),
+        mask_logits=maps(cached.mask_logits, size // 4),
+    )

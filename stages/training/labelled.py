@@ -15,11 +15,24 @@ def labelled_rows(reader: CacheReader, fraction: float, *, seed: int) -> np.ndar
     """Training slice rows whose labels may be used: a run of neighbours from every case.
 
     Someone who labels a tenth of a volume labels neighbouring slices, which is also what tracks
-    need.
+    need. A slice that is labelled is labelled on all of its views.
     """
-    rows = reader.index.select("slices", split="train")
+    every = reader.index.select("slices", split="train")
     if fraction >= 1:
-        return rows
+        return every
+    rows = reader.index.select("slices", split="train", view=0)
+    chosen = _run_of_neighbours(reader, rows, fraction, seed=seed)
+    if len(rows) == len(every):
+        return chosen
+    table = reader.index.slices
+    depth = int(table.slice_index.max()) + 1
+    place = table.case_code.astype(np.int64) * depth + table.slice_index
+    return every[np.isin(place[every], place[chosen])]
+
+
+def _run_of_neighbours(
+    reader: CacheReader, rows: np.ndarray, fraction: float, *, seed: int
+) -> np.ndarray:
     codes = reader.index.slices.case_code[rows]
     generator = np.random.default_rng([seed, 21])
     chosen: list[np.ndarray] = []

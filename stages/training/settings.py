@@ -1,14 +1,38 @@
 """Settings that every training stage has."""
 
-from typing import Literal
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["LoopConfig"]
+
+_CHANGE = (
+    "affine|crop|cutmix|deformation|elastic|flips?|hflip|mirror|mixup|mosaic|perspective|resize|"
+    "rot90|rotat(?:e|ion)|scale|shear|shift|translat(?:e|ion)|transpose|vflip|warp|zoom"
+)
+_BESIDE = (
+    "and|augment(?:ation)?|degrees|horizontal|limit|p|prob(?:ability)?|random|range|share|vertical"
+)
+_GEOMETRIC = re.compile(rf"(?:(?:{_BESIDE})_)*(?:{_CHANGE})(?:_(?:{_CHANGE}|{_BESIDE}))*")
+"""Names of keys that ask for another geometry: such words alone, in any order."""
+
+
+def _geometric_keys(block: Mapping[str, Any], known: frozenset[str]) -> Iterator[str]:
+    """Keys of a block, and of mappings inside it, that ask for another geometry."""
+    for key, value in block.items():
+        if key not in known and _GEOMETRIC.fullmatch(str(key)):
+            yield key
+        elif isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in _geometric_keys(value, frozenset()))
 
 
 class LoopConfig(BaseModel):
     """One training run.
+
+    The student's input may be augmented photometrically alone: keys that ask for another geometry
+    are refused with the reason.
 
     Attributes:
         steps: optimiser steps.
@@ -39,3 +63,19 @@ class LoopConfig(BaseModel):
     log_every: int = Field(default=10, ge=1)
     validate_every: int = Field(default=0, ge=0)
     checkpoint_seconds: float = Field(default=15.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_geometry(cls, data: Any) -> Any:  # noqa: ANN401 - pydantic's raw input
+        if not isinstance(data, Mapping):
+            return data
+        asked = list(_geometric_keys(data, frozenset(cls.model_fields)))
+        if asked:
+            raise ValueError(
+                f"{', '.join(asked)}: geometric augmentation of a student's input is refused. A "
+                "cached feature belongs to the geometry of its image: a mirrored image against "
+                "an unmirrored feature agrees to a cosine of 0.87 only. Let the teacher encode "
+                "such views: --set precompute.views.count=4. Photometric augmentation, `augment`, "
+                "is free"
+            )
+        return data

@@ -1,39 +1,47 @@
 """The student in a stage: made from a cache, taken over from the stage before, handed on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from transformers import Sam2VideoModel
+from transformers import Sam2VideoModel, SamConfig, SamModel
 
 from cache import CacheReader
 from efficient_medsam2.networks.model_folder import (
     MODEL_FILES,
     load_runner,
     load_weights,
+    read_kind,
     read_model_config,
+    read_sam1_config,
     save_model,
 )
+from efficient_medsam2.networks.records import Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
-from efficient_medsam2.networks.student import StudentConfig, build_student
+from efficient_medsam2.networks.sam1 import PromptedNetwork, Sam1Runner
+from efficient_medsam2.networks.sam1_student import build_sam1_student
+from efficient_medsam2.networks.student import ResizeMode, StudentConfig, build_student
 from stages.context import StageContext
 from stages.errors import StageInputError
 from stages.training.checkpoint import remove_checkpoint
+from stages.training.resizing import resize_maps, resize_prompts
 
 __all__ = [
     "MODEL_FOLDER",
     "StudentConfig",
     "TeacherHeads",
+    "cached_size",
     "feature_deviations",
     "hand_on",
     "new_student",
     "open_cache",
     "smallest_object",
     "student_of_stage",
+    "why_no_tracks",
 ]
 
 MODEL_FOLDER = "model"
@@ -50,7 +58,7 @@ def open_cache(context: StageContext) -> CacheReader:
         StageInputError: it is not complete, or has no training case.
         CacheError: it is missing or damaged.
     """
-    reader = CacheReader(context.cache)
+    reader = CacheReader(context.cache, mirror=context.mirror)
     if not reader.complete:
         raise StageInputError(
             f"{context.cache}: the cache is not complete. Finish it: efficient-medsam2 precompute "
@@ -66,9 +74,20 @@ def open_cache(context: StageContext) -> CacheReader:
 
 
 def new_student(config: StudentConfig, cache: Path, *, seed: int) -> SliceRunner:
-    """A student with the teacher's decoder, copied from the cache."""
-    teacher_config, options, _ = read_model_config(cache / TEACHER_FOLDER)
-    model = build_student(config, teacher_config, load_weights(cache / TEACHER_FOLDER), seed=seed)
+    """A student with the teacher's decoder, copied from the cache.
+
+    Of a SAM 1 teacher it takes what fits into a SAM 2 decoder, and its memory starts fresh.
+
+    Raises:
+        NetworkConfigError: the student's settings do not fit the teacher.
+        WeightsError: the cache's teacher folder is incomplete.
+    """
+    folder = cache / TEACHER_FOLDER
+    if read_kind(folder) == "medsam":
+        sam1 = read_sam1_config(folder)
+        return SliceRunner(build_sam1_student(config, sam1, load_weights(folder), seed=seed))
+    teacher_config, options, _ = read_model_config(folder)
+    model = build_student(config, teacher_config, load_weights(folder), seed=seed)
     return SliceRunner(model, options)
 
 
@@ -112,22 +131,101 @@ class TeacherHeads:
     Attributes:
         runner: prompt encoder and mask decoder, frozen; the image encoder is left out.
         sigma: level or array name → (C,) standard deviation per channel.
+        size: side of the student's network input in pixels.
+        mode: how logits come to the student's grid where the teacher's input has another size.
+        is_copied: whether a student's decoder is this one's copy (SAM 2), or only starts near it
+            and has to be trained (SAM 1).
     """
 
-    runner: SliceRunner
+    runner: PromptedNetwork
     sigma: Mapping[str, Tensor]
+    size: int
+    mode: ResizeMode | None
+    is_copied: bool
 
     @classmethod
-    def of_cache(cls, reader: CacheReader) -> "TeacherHeads":
-        """Take both from a cache."""
+    def of_cache(
+        cls, reader: CacheReader, *, size: int | None = None, mode: ResizeMode | None = None
+    ) -> "TeacherHeads":
+        """Take decoder and deviations from a cache.
+
+        Args:
+            reader: the cache.
+            size: of the student's input; the teacher's where None.
+            mode: how logits are resized where the sizes differ.
+        """
         folder = reader.path / TEACHER_FOLDER
-        config, options, _ = read_model_config(folder)
-        with torch.random.fork_rng(devices=[]):
-            model = Sam2VideoModel(config)
-        model.load_state_dict(load_weights(folder))
-        model.vision_encoder.backbone = nn.Identity()
-        model.eval().requires_grad_(False)
-        return cls(runner=SliceRunner(model, options), sigma=feature_deviations(reader))
+        is_sam1 = read_kind(folder) == "medsam"
+        runner = _sam1_heads(folder) if is_sam1 else _sam2_heads(folder)
+        runner.model.eval().requires_grad_(False)
+        return cls(
+            runner=runner,
+            sigma=feature_deviations(reader),
+            size=size or runner.image_size,
+            mode=mode,
+            is_copied=not is_sam1,
+        )
+
+    @torch.no_grad()
+    def answer(self, features: SliceFeatures, prompts: Prompts) -> SliceRecord:
+        """The teacher's masks for any prompts, from its cached features alone.
+
+        Args:
+            features: the teacher's, R rows; float32 and on the device that is to be used.
+            prompts: R prompts in pixels of the STUDENT's input.
+
+        Returns:
+            What the full teacher would answer; logits on the student's grid, (R, M, S/4, S/4).
+        """
+        self.runner.model.to(features.s16.device)
+        own = self.runner.image_size
+        asked = resize_prompts(prompts, before=self.size, after=own, mode=self.mode)
+        record = self.runner.prompted(features, asked)
+        if self.size == own:
+            return record
+        logits, visible, candidates = (
+            resize_maps(maps, self.size // 4, self.mode)
+            for maps in (record.mask_logits, record.visible_logits, record.candidate_logits)
+        )
+        return replace(
+            record, mask_logits=logits, visible_logits=visible, candidate_logits=candidates
+        )
+
+
+def _sam2_heads(folder: Path) -> SliceRunner:
+    config, options, _ = read_model_config(folder)
+    with torch.random.fork_rng(devices=[]):
+        model = Sam2VideoModel(config)
+    model.load_state_dict(load_weights(folder))
+    model.vision_encoder.backbone = nn.Identity()
+    return SliceRunner(model, options)
+
+
+def _sam1_heads(folder: Path) -> Sam1Runner:
+    config = read_sam1_config(folder)
+    small = config.to_dict()
+    small["vision_config"]["num_hidden_layers"] = 0
+    with torch.random.fork_rng(devices=[]):
+        model = SamModel(SamConfig.from_dict(small))
+    model.vision_encoder = nn.Identity()
+    state = load_weights(folder)
+    model.load_state_dict({k: v for k, v in state.items() if not k.startswith("vision_encoder.")})
+    return Sam1Runner(model)
+
+
+def cached_size(reader: CacheReader) -> int:
+    """Side in pixels of the teacher's network input, which the cached images have."""
+    return int(reader.spec.preprocessing["image_size"])
+
+
+def why_no_tracks(reader: CacheReader) -> str:
+    """Why a cache has no track to learn from, and what to do about it."""
+    if read_kind(reader.path / TEACHER_FOLDER) == "medsam":
+        return (
+            "the cache has no tracks, because its teacher, MedSAM, has no memory. To learn "
+            "propagation, make a cache with a teacher that has one: --set teacher.kind=medsam2"
+        )
+    return "the data are single slices, so there is no propagation to learn"
 
 
 def feature_deviations(reader: CacheReader) -> dict[str, Tensor]:

@@ -1,16 +1,20 @@
 """The student's own propagation through windows, slice by slice, with gradients.
 
-Shape letters: T tracks, L steps.
+Shape letters: T tracks, L steps, S network input in pixels.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import torch
+from torch import Tensor
 
+from cache.dataset import TrackBatch
+from cache.tables import PROMPT_KINDS
 from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 
-__all__ = ["follow_windows", "steps_of"]
+__all__ = ["follow_windows", "prompted_by_mask", "steps_of"]
 
 
 def steps_of(features: SliceFeatures, tracks: int, length: int) -> list[SliceFeatures]:
@@ -19,36 +23,93 @@ def steps_of(features: SliceFeatures, tracks: int, length: int) -> list[SliceFea
     return [features.take(index[:, step]) for step in range(length)]
 
 
+def prompted_by_mask(cached: TrackBatch) -> Tensor:
+    """(T,) bool: tracks that start from their object's mask on the first slice."""
+    return cached.kind == PROMPT_KINDS.index("mask")
+
+
 def follow_windows(
     runner: SliceRunner,
     steps: Sequence[SliceFeatures],
     prompts: Prompts,
     *,
-    num_frames: int,
+    num_frames: int | Tensor,
     forced: Sequence[MemoryEntry] | None = None,
+    masks_T1SS: Tensor | None = None,
+    by_mask: Tensor | None = None,
 ) -> tuple[list[SliceRecord], list[MemoryEntry]]:
     """Prompt the first step and follow.
 
     Args:
         runner: the student.
         steps: features of each step, T rows.
-        prompts: T prompts on the first step.
-        num_frames: length that the pointers' time code is given.
+        prompts: T prompts on the first step; those of rows in ``by_mask`` are not looked at.
+        num_frames: length that the pointers' time code is given, of all tracks or (T,) of each.
         forced: the teacher's memories, remembered in place of the student's own.
+        masks_T1SS: 0/1 masks of the first step; needed where ``by_mask`` is given.
+        by_mask: (T,) bool: tracks whose prompt is their mask.
 
     Returns:
         What each step gave, and the memories that the student itself made.
     """
-    records: list[SliceRecord] = []
-    own: list[MemoryEntry] = []
-    for position, features in enumerate(steps):
-        if position == 0:
-            record = runner.prompted(features, prompts)
-        else:
-            bank = (own if forced is None else forced)[:position]
-            record = runner.tracked(
-                features, bank, position=position, reverse=False, num_frames=num_frames
-            )
-        own.append(runner.remember(features, record, position=position, prompted=position == 0))
+    record, entry = _first_step(runner, steps[0], prompts, masks_T1SS, by_mask)
+    records, own = [record], [entry]
+    for position, features in enumerate(steps[1:], start=1):
+        bank = (own if forced is None else forced)[:position]
+        record = runner.tracked(
+            features, bank, position=position, reverse=False, num_frames=num_frames
+        )
+        own.append(runner.remember(features, record, position=position, prompted=False))
         records.append(record)
     return records, own
+
+
+def _first_step(
+    runner: SliceRunner,
+    features: SliceFeatures,
+    prompts: Prompts,
+    masks_T1SS: Tensor | None,
+    by_mask: Tensor | None,
+) -> tuple[SliceRecord, MemoryEntry]:
+    """The prompted step: rows with a mask and rows with points apart, then together again."""
+    if by_mask is None or not by_mask.any():
+        record = runner.prompted(features, prompts)
+        return record, runner.remember(features, record, position=0, prompted=True)
+    assert masks_T1SS is not None
+    device = features.s16.device
+    with_points = (~by_mask).nonzero()[:, 0].to(device)
+    with_mask = by_mask.nonzero()[:, 0].to(device)
+    parts: list[tuple[Tensor, SliceRecord, MemoryEntry]] = []
+    if len(with_points):
+        here = features.take(with_points)
+        record = runner.prompted(here, prompts.take(with_points))
+        entry = runner.remember(here, record, position=0, prompted=True)
+        parts.append((with_points, record, entry))
+    here, mask = features.take(with_mask), masks_T1SS.to(device)[with_mask]
+    record = runner.mask_prompted(here, mask)
+    entry = runner.remember(here, record, position=0, prompted=True, full_mask_B1SS=mask)
+    parts.append((with_mask, record, entry))
+    order = torch.cat([chosen for chosen, _, _ in parts]).argsort()
+    record = _together([record for _, record, _ in parts]).take(order)
+    entries = [entry for _, _, entry in parts]
+    entry = replace(
+        entries[0],
+        memory=torch.cat([entry.memory for entry in entries])[order],
+        object_pointer=torch.cat([entry.object_pointer for entry in entries])[order],
+    )
+    return record, entry
+
+
+def _together(records: Sequence[SliceRecord]) -> SliceRecord:
+    """Records one after the other; one candidate stands for as many as another record has."""
+    most = max(record.iou.shape[1] for record in records)
+    values: dict[str, Tensor] = {}
+    for field in fields(SliceRecord):
+        parts = [getattr(record, field.name) for record in records]
+        if field.name in ("candidate_logits", "iou"):
+            parts = [
+                part if part.shape[1] == most else part.expand(-1, most, *part.shape[2:])
+                for part in parts
+            ]
+        values[field.name] = torch.cat(parts)
+    return SliceRecord(**values)

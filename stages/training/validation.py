@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from cache import CacheReader
 from cache.dataset import ShuffledRows, read_slices, read_tracks, select_tracks
@@ -14,8 +15,9 @@ from efficient_medsam2.networks.records import Prompts, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.prompts import SampledPrompt, box_of, stack_prompts
 from stages.training.norms import recalibrate_norms
+from stages.training.resizing import resize_images, resize_labels, resize_prompts
 from stages.training.student import smallest_object
-from stages.training.tracking import follow_windows, steps_of
+from stages.training.tracking import follow_windows, prompted_by_mask, steps_of
 
 __all__ = ["cache_validation", "recalibrate_on_cache"]
 
@@ -77,10 +79,16 @@ def recalibrate_on_cache(reader: CacheReader, runner: SliceRunner) -> None:
     recalibrate_norms(
         runner,
         (
-            to_network_input(read_slices(reader, order.batch(number), levels=()).image)
+            _pixels(runner, read_slices(reader, order.batch(number), levels=()).image)
             for number in range(_CALIBRATION_BATCHES)
         ),
     )
+
+
+def _pixels(runner: SliceRunner, image_BCTT: Tensor) -> Tensor:
+    """Cached images as this network's input, on its device."""
+    device = next(runner.model.parameters()).device
+    return to_network_input(resize_images(image_BCTT, runner.image_size).to(device))
 
 
 def _spread(rows: np.ndarray, limit: int) -> np.ndarray:
@@ -122,7 +130,8 @@ def _boxes(
                 for _, mask in found
             ]
         )
-        features = runner.encode(to_network_input(batch.image.to(device)))
+        prompts = resize_prompts(prompts, before=batch.label.shape[-1], after=runner.image_size)
+        features = runner.encode(_pixels(runner, batch.image))
         slice_of = torch.tensor([index for index, _ in found], device=device)
         record = runner.prompted(features.take(slice_of), prompts.to(device))
         answers = _masks(record, batch.label.shape[-1])
@@ -140,15 +149,22 @@ def _tracks(reader: CacheReader, runner: SliceRunner, tracks: np.ndarray) -> lis
         for start in range(0, len(same), _ROWS_AT_ONCE):
             batch = read_tracks(reader, same[start : start + _ROWS_AT_ONCE], length=length)
             count = len(batch.tracks)
-            features = runner.encode(to_network_input(batch.image.flatten(0, 1).to(device)))
-            prompts = Prompts(points_BN2=batch.points, labels_BN=batch.labels).to(device)
+            features = runner.encode(_pixels(runner, batch.image.flatten(0, 1)))
+            size = batch.label.shape[-1]
+            prompts = resize_prompts(
+                Prompts(points_BN2=batch.points, labels_BN=batch.labels),
+                before=size,
+                after=runner.image_size,
+            )
+            first = resize_labels(batch.label[:, 0], runner.image_size)
             records, _ = follow_windows(
                 runner,
                 steps_of(features, count, length),
-                prompts,
-                num_frames=int(batch.num_frames[0]),
+                prompts.to(device),
+                num_frames=batch.num_frames,
+                masks_T1SS=(first == batch.object_id[:, None, None]).float().unsqueeze(1),
+                by_mask=prompted_by_mask(batch),
             )
-            size = batch.label.shape[-1]
             answers = np.stack([_masks(record, size) for record in records], axis=1)
             truth = (batch.label == batch.object_id[:, None, None, None]).numpy()
             scores += [dsc(answers[row], truth[row]) for row in range(count)]

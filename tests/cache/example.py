@@ -152,6 +152,7 @@ def track_rows():
                     slice_index=slice_index,
                     slice_row=_slice_row(case_id, slice_index),
                     num_frames=DEPTH,
+                    kind="box" if len(labels) == 2 else "points",
                     points=points,
                     labels=labels,
                 )

@@ -13,6 +13,8 @@ from cache.dataset import (
     read_tracks,
     select_tracks,
 )
+from cache.tables import PROMPT_KINDS
+from efficient_medsam2.networks.records import IGNORED_LABEL
 from tests.cache.example import ARRAYS, SIZE, slice_rows, track_rows, values_of
 
 BY_NAME = {array.name: array for array in ARRAYS}
@@ -87,6 +89,8 @@ def test_shorter_prompts_are_filled_up(reader):
     assert batch.labels.tolist() == [[1, PADDING_LABEL], [2, 3]]
     assert batch.points.tolist() == [[[5.0, 5.0], [0.0, 0.0]], [[2.0, 2.0], [9.0, 9.0]]]
     assert batch.points.dtype == torch.float32
+    assert [PROMPT_KINDS[code] for code in batch.kind] == ["points", "box"]
+    assert PADDING_LABEL == IGNORED_LABEL  # a token of zeros, not SAM 2's learned "not a point"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cache import CacheCorruptError, CaseRow
 from cache.index_files import encode_index, read_index, write_index
-from cache.tables import columns_of
+from cache.tables import PROMPT_KINDS, columns_of
 from tests.cache.example import (
     case_rows,
     make_index,
@@ -122,6 +123,41 @@ def test_content_digest_sees_every_value(index):
     digests = {index.content_sha256, *(other.content_sha256 for other in others)}
     assert len(digests) == 5
     assert make_index().content_sha256 == index.content_sha256
+
+
+def test_an_index_of_before_tracks_had_a_kind_is_the_same_index(index, tmp_path):
+    # Of the version that wrote no such column: caches name this digest.
+    before = "c288bbac1a42de9663af7165f7683155144dc6354e6b1c8209cc2351cb840b51"
+    assert index.content_sha256 == before
+    files = encode_index(index)
+    table = pq.read_table(pa.BufferReader(files["tracks.parquet"])).drop_columns("kind")
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    files["tracks.parquet"] = bytes(sink.getvalue())
+    again = read_index(tmp_path / "index", write_index(tmp_path / "index", files))
+    assert again.content_sha256 == before
+    assert [again.track_row(row) for row in range(len(track_rows()))] == track_rows()
+
+
+@pytest.mark.parametrize(
+    ("points", "labels", "told"), [(((5.0, 5.0),), (1,), "points"), ((), (), "mask")]
+)
+def test_a_tracks_kind_counts_where_its_labels_do_not_tell_it(tmp_path, points, labels, told):
+    def index_of(kind):
+        rows = [replace(row, points=points, labels=labels, kind=kind) for row in track_rows()]
+        return make_index(tracks=rows)
+
+    plain, other = index_of(told), index_of("recist")
+    assert plain.tracks.kinds_are_plain
+    assert not other.tracks.kinds_are_plain
+    assert plain.content_sha256 != other.content_sha256
+    again = read_index(tmp_path / "index", write_index(tmp_path / "index", encode_index(other)))
+    assert again.track_row(0).kind == "recist"
+    assert again.content_sha256 == other.content_sha256
+
+
+def test_codes_of_kinds_are_stored_and_keep_their_order():
+    assert PROMPT_KINDS == ("box", "points", "mask", "recist")
 
 
 def test_damaged_index_file_is_named(index, tmp_path):

@@ -22,6 +22,7 @@ def test_public_names_are_pinned():
         "CacheSpaceError",
         "CacheSpec",
         "CacheStaleError",
+        "CacheUnreachableError",
         "CacheWriter",
         "CaseRow",
         "ChannelStatistics",
@@ -50,6 +51,7 @@ def test_exit_codes():
         "CacheLockedError": 4,
         "CacheDataError": 3,
         "CacheSpaceError": 5,
+        "CacheUnreachableError": 4,
     }
     assert all(issubclass(getattr(errors, name), CacheError) for name in errors.__all__)
 

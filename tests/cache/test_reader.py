@@ -15,6 +15,7 @@ from cache import (
     describe,
 )
 from cache.durable import canonical_json, sha256_of_bytes
+from cache.schema import SCHEMA_VERSION
 from tests.cache.example import (
     ARRAYS,
     content_of,
@@ -184,10 +185,10 @@ def test_a_newer_schema_is_refused(copy):
     file = copy / "cache.json"
     record = json.loads(file.read_text())
     record.pop("sha256")
-    record["schema_version"] = 2
+    record["schema_version"] = SCHEMA_VERSION + 1
     record["sha256"] = sha256_of_bytes(canonical_json(record))
     file.write_text(json.dumps(record))
-    with pytest.raises(CacheStaleError, match=r"schema_version is 2.*reads up to 1.*pip install"):
+    with pytest.raises(CacheStaleError, match=r"schema_version is 3.*reads up to 2.*pip install"):
         CacheReader(copy)
 
 

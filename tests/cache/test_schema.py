@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from cache import ArraySpec, CacheSpec, TeacherIdentity
+from cache.encoding import array_specs
 from tests.cache.example import ARRAYS, make_spec
 
 
@@ -64,3 +65,37 @@ def test_shards_cover_all_rows_once():
 def test_unknown_array_names_those_that_exist():
     with pytest.raises(KeyError, match="features_s16"):
         make_spec().array("features_s32")
+
+
+def test_a_plain_cache_keeps_the_identity_that_it_had_before_there_were_encodings():
+    # A change here makes every cache of every user stale.
+    assert make_spec().fingerprint() == (
+        "620f8e9706e186a193b8c022da02a8c14f5f47748c9a8c29c66b5f33c685b08f"
+    )
+    assert "encoding" not in make_spec().model_dump(mode="json")["arrays"][0]
+
+
+def test_an_encoding_is_part_of_the_identity():
+    spec = make_spec(arrays=array_specs("features_s4", "slices", (2, 40, 33), "bf16"))
+    assert ("arrays.features_s4.encoding", "bf16", None) in spec.differences(make_spec())
+    again = CacheSpec.model_validate_json(spec.model_dump_json())
+    assert again == spec
+    assert again.schema_version == 2
+
+
+def test_arrays_and_scales_belong_together():
+    values, scales = array_specs("features_s4", "slices", (2, 40, 33), "int8")
+    assert scales.shape == (2, 3, 3)
+    assert make_spec(arrays=(values, scales)).array("features_s4").scale_name == scales.name
+    with pytest.raises(ValidationError, match="has no features_s4_scale"):
+        make_spec(arrays=(values,))
+    with pytest.raises(ValidationError, match="belong to no array"):
+        make_spec(arrays=(scales,))
+    with pytest.raises(ValidationError, match="not one scale for each tile"):
+        make_spec(arrays=(values, scales.model_copy(update={"shape": (2, 3, 2)})))
+    with pytest.raises(ValidationError, match="bf16 is stored as uint16, not float16"):
+        ArraySpec(name="a", rows="slices", shape=(1,), dtype="float16", encoding="bf16")
+    with pytest.raises(ValidationError, match="needs an encoding"):
+        ArraySpec(name="a", rows="slices", shape=(1,), dtype="int8")
+    with pytest.raises(ValidationError, match="rows and columns"):
+        ArraySpec(name="a", rows="slices", shape=(4,), dtype="int8", encoding="int8_tile16")

@@ -49,6 +49,16 @@ def test_a_batch_may_be_larger_than_the_set():
     assert np.bincount(batch)[7:].min() >= 2
 
 
+def test_ranks_share_the_batches_of_one_larger_order():
+    whole = ShuffledRows(range(50), 12, seed=3)
+    ranks = [ShuffledRows(range(50), 4, seed=3, rank=rank, world_size=3) for rank in range(3)]
+    for step in range(3 * whole.steps_per_epoch):
+        parts = [order.batch(step) for order in ranks]
+        assert np.concatenate(parts).tolist() == whole.batch(step).tolist()
+    with pytest.raises(ValueError, match="rank must be 0 to 1, not 2"):
+        ShuffledRows([1], 1, seed=0, rank=2, world_size=2)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="no rows"):
         ShuffledRows([], 4, seed=0)

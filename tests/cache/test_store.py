@@ -1,9 +1,12 @@
 """What every store must do; a new one subclasses ``StoreContract`` and gives itself."""
 
+import h5py
 import numpy as np
 import pytest
+import zarr
 
 from cache import ArraySpec, CacheCorruptError
+from cache.hdf5_store import DATASET_NAME, Hdf5Store
 from cache.store import ArrayStore
 from cache.zarr_store import ZarrStore
 from tests.cache.example import make_spec
@@ -21,12 +24,14 @@ def values_of(array, rows):
 
 
 class StoreContract:
+    format = "zarr"
+
     def make(self, path) -> ArrayStore:
         raise NotImplementedError
 
     @pytest.fixture
     def spec(self):
-        return make_spec(arrays=(FEATURES, SCORE, NOTHING))
+        return make_spec(arrays=(FEATURES, SCORE, NOTHING), format=self.format)
 
     @pytest.fixture
     def store(self, tmp_path, spec):
@@ -106,7 +111,59 @@ class StoreContract:
         again.prepare()
         np.testing.assert_array_equal(again.read_rows(FEATURES, 0, np.arange(5)), values)
 
+    def test_the_formats_own_library_reads_the_same(self, store):
+        values = values_of(FEATURES, range(5))
+        store.write_shard(FEATURES, 0, values)
+        rows = np.array([4, 1, 1, 2])
+        np.testing.assert_array_equal(store.read_rows_plainly(FEATURES, 0, rows), values[rows])
+
+    def test_a_shard_is_whole_or_absent_while_it_is_written(self, store, tmp_path, monkeypatch):
+        def fail(*arguments):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(f"{type(store).__module__}.write_pieces", fail)
+        with pytest.raises(OSError, match="No space"):
+            store.write_shard(FEATURES, 0, values_of(FEATURES, range(5)))
+        assert not (tmp_path / store.shard_file(FEATURES, 0)).exists()
+        store.remove_shard(FEATURES, 0)
+        assert store.stored_shards(FEATURES) == ()
+
+    def test_leftovers_go_and_the_shard_stays(self, store, tmp_path):
+        store.write_shard(FEATURES, 0, values_of(FEATURES, range(5)))
+        file = tmp_path / store.shard_file(FEATURES, 0)
+        left = file.with_name(f"{file.name}.77.partial")
+        left.write_bytes(b"half")
+        assert store.remove_leftovers(FEATURES, 0) == (left.relative_to(tmp_path).as_posix(),)
+        assert store.stored_shards(FEATURES) == (0,)
+        assert not left.exists()
+
 
 class TestZarrStore(StoreContract):
     def make(self, path, spec):
         return ZarrStore(path, spec, COUNTS)
+
+    def test_the_bytes_are_those_that_zarr_writes(self, store, tmp_path):
+        values = values_of(FEATURES, range(10, 12))
+        store.write_shard(FEATURES, 2, values)
+        ours = (tmp_path / store.shard_file(FEATURES, 2)).read_bytes()
+        opened = zarr.open_array(tmp_path / "arrays/features", mode="r+")
+        opened.with_config({"write_empty_chunks": True})[10:12] = values
+        assert (tmp_path / store.shard_file(FEATURES, 2)).read_bytes() == ours
+
+
+class TestHdf5Store(StoreContract):
+    format = "hdf5"
+
+    def make(self, path, spec):
+        return Hdf5Store(path, spec, COUNTS)
+
+    @pytest.mark.parametrize("array", [FEATURES, SCORE], ids=["features", "score"])
+    def test_any_hdf5_reader_opens_a_shard(self, store, tmp_path, array):
+        values = values_of(array, store._rows(array, 0))
+        store.write_shard(array, 0, values)
+        with h5py.File(tmp_path / store.shard_file(array, 0), "r") as opened:
+            dataset = opened[DATASET_NAME]
+            assert dataset.chunks == (1, *array.shape)
+            assert dataset.compression is None
+            assert dataset.dtype == array.dtype
+            np.testing.assert_array_equal(dataset[:], values)

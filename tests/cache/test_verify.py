@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -48,19 +49,20 @@ def test_a_flipped_byte_is_found_wherever_it_is(copy):
     assert places(report) == [("slices", 1, "features_s8"), ("tracks", 2, "track_mask_iou")]
     assert "SHA-256" in report.bad[0].reason
     with pytest.raises(
-        CacheCorruptError, match=r"2 bad parts: slices shard 1, features_s8.*verify"
+        CacheCorruptError, match=r"2 bad parts: slices shard 1, features_s8.*cache repair"
     ):
         report.raise_if_bad(copy)
 
 
 def test_swapped_shards_are_found(copy):
-    # Same size, valid checksums inside: reading alone cannot see this.
+    # Same size, valid checksums inside: only the ledger's row checksums tell.
     first, second = (copy / f"arrays/image/c/{k}/0/0/0" for k in (0, 1))
     aside = copy / "aside"
     first.rename(aside)
     second.rename(first)
     aside.rename(second)
-    assert CacheReader(copy).read("image", [0]).shape == (1, 3, 16, 16)
+    with pytest.raises(CacheCorruptError, match=r"row 0 has not the checksum.*exchanged"):
+        CacheReader(copy).read("image", [0])
     assert places(verify(copy)) == [("slices", 0, "image"), ("slices", 1, "image")]
 
 
@@ -103,6 +105,17 @@ def test_damage_outside_the_shards_is_found(copy):
         ("arrays", None, "image"),
         ("cache", None, "statistics.json"),
     ]
+
+
+def test_damaged_metadata_are_named_however_zarr_fails_on_them(copy):
+    file = copy / "arrays" / "image" / "zarr.json"
+    metadata = json.loads(file.read_bytes())
+    metadata["chunk_grid"]["configuration"]["chunk_shape"][0] = 0
+    file.write_text(json.dumps(metadata))
+    (copy / "arrays" / "zarr.json").write_text("{}")
+    assert places(verify(copy)) == [("arrays", None, "all"), ("arrays", None, "image")]
+    with pytest.raises(CacheCorruptError, match="image"):
+        CacheReader(copy).read("image", [0])
 
 
 def test_a_damaged_completion_mark_is_found(copy):

@@ -183,7 +183,7 @@ def _truncate(path):
 
 def _flip_entry(path):
     file = path / "ledger" / "prompts-000001.json"
-    file.write_bytes(file.read_bytes().replace(b'"start": 5', b'"start": 4'))
+    file.write_bytes(file.read_bytes().replace(b'"start":5', b'"start":4'))
 
 
 def _foreign_entry(path):
@@ -290,12 +290,28 @@ def test_a_disk_that_gives_other_values_back_is_found_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new"), [(b'"tiny"', b'"tony"'), (b'"slices": 28', b'"slices": 27')]
 )
-def test_a_damaged_header_is_named(copy, old, new):
+def test_a_damaged_header_is_named_and_written_again(copy, finished, old, new):
     file = copy / "cache.json"
     file.write_bytes(file.read_bytes().replace(old, new))
-    with pytest.raises(CacheCorruptError, match=r"cache.json is damaged.*--force precompute"):
-        resume(copy)
-    with resume(copy, replace=True) as writer:
+    with pytest.raises(CacheCorruptError, match=r"is damaged.*cache repair .* -c CONFIG"):
+        CacheReader(copy)
+    with resume(copy) as writer:  # the ledger says that all shards are of this very cache
+        assert not any(writer.missing_shards(space) for space in example.SPACES)
+        writer.finish()
+    assert content_of(copy) == content_of(finished)
+
+
+@pytest.mark.parametrize("ledger", ["foreign", "empty"])
+def test_a_damaged_header_without_a_ledger_that_fits_is_refused(copy, ledger):
+    (copy / "cache.json").write_bytes(b"{")
+    if ledger == "empty":
+        shutil.rmtree(copy / "ledger")
+    before = content_of(copy)
+    spec = make_spec(data_sha256="e" * 64) if ledger == "foreign" else make_spec()
+    with pytest.raises(CacheCorruptError, match=r"cache.json is damaged"):
+        CacheWriter.create_or_resume(copy, spec, make_index())
+    assert content_of(copy) == before
+    with CacheWriter.create_or_resume(copy, spec, make_index(), replace=True) as writer:
         assert len(writer.missing_shards("slices")) == 6
 
 

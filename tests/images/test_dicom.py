@@ -1,108 +1,17 @@
 import gzip
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage, generate_uid
+from pydicom.uid import generate_uid
 
 from efficient_medsam2.errors import DataError
 from efficient_medsam2.images import Case, IntensityConfig, find_cases, to_uint8, write_label
 from efficient_medsam2.images.dicom import read_dicom
-
-SERIES = generate_uid(entropy_srcs=["series"])
-AXIAL = (1, 0, 0, 0, 1, 0)
-
-
-def save(file: Path, dataset: Dataset, storage: str, pixels: np.ndarray) -> Path:
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = storage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.Rows, dataset.Columns = pixels.shape[-2:]
-    dataset.PixelRepresentation = 0
-    dataset.SamplesPerPixel = 1
-    dataset.PixelData = pixels.tobytes()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(file, enforce_file_format=True)
-    return file
-
-
-@pytest.fixture
-def ct_slice(tmp_path: Path) -> Callable[..., Path]:
-    """Write one CT slice whose stored values are 1024 + its height in mm."""
-
-    def write(name: str, z_mm: float, **changes: object) -> Path:
-        dataset = Dataset()
-        dataset.Modality = "CT"
-        dataset.PatientID = "P7"
-        dataset.SeriesInstanceUID = SERIES
-        dataset.ImagePositionPatient = [-10.0, -20.0, z_mm]
-        dataset.ImageOrientationPatient = list(AXIAL)
-        dataset.PixelSpacing = [0.8, 0.5]
-        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
-        dataset.PhotometricInterpretation = "MONOCHROME2"
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-        for key, value in changes.items():
-            setattr(dataset, key, value)
-        pixels = np.full((8, 16), 1024 + round(z_mm), np.uint16)
-        pixels[0, 0] = 0
-        return save(tmp_path / name, dataset, CTImageStorage, pixels)
-
-    return write
-
-
-@pytest.fixture
-def segmentation(tmp_path: Path) -> Callable[..., Path]:
-    """Write a binary DICOM SEG: frames of (segment number, z in mm, mask)."""
-
-    def write(
-        name: str, frames: list[tuple[int, float, np.ndarray]], series: str | None = SERIES
-    ) -> Path:
-        dataset = Dataset()
-        dataset.Modality = "SEG"
-        dataset.SeriesInstanceUID = generate_uid()
-        dataset.SegmentationType = "BINARY"
-        dataset.PhotometricInterpretation = "MONOCHROME2"
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 1, 0
-        dataset.NumberOfFrames = len(frames)
-        referenced, shared, orientation = Dataset(), Dataset(), Dataset()
-        if series is not None:
-            referenced.SeriesInstanceUID = series
-            dataset.ReferencedSeriesSequence = Sequence([referenced])
-        orientation.ImageOrientationPatient = list(AXIAL)
-        shared.PlaneOrientationSequence = Sequence([orientation])
-        dataset.SharedFunctionalGroupsSequence = Sequence([shared])
-        segments, groups = [], []
-        for number in sorted({number for number, _, _ in frames}):
-            segment = Dataset()
-            segment.SegmentNumber = number
-            segments.append(segment)
-        for number, z_mm, _ in frames:
-            group, identification, position = Dataset(), Dataset(), Dataset()
-            identification.ReferencedSegmentNumber = number
-            position.ImagePositionPatient = [-10.0, -20.0, z_mm]
-            group.SegmentIdentificationSequence = Sequence([identification])
-            group.PlanePositionSequence = Sequence([position])
-            groups.append(group)
-        dataset.SegmentSequence = Sequence(segments)
-        dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
-        masks = np.stack([mask for _, _, mask in frames])
-        file = save(
-            tmp_path / name,
-            dataset,
-            SegmentationStorage,
-            np.packbits(masks.ravel(), bitorder="little")[None],
-        )
-        dataset.Rows, dataset.Columns = masks.shape[1:]
-        dataset.save_as(file, enforce_file_format=True)
-        return file
-
-    return write
 
 
 def read(files: list[Path], segmentations: tuple[Path, ...] = ()) -> Case:
@@ -158,7 +67,7 @@ def test_series_that_make_no_volume(ct_slice):
         read([one, two, ct_slice("3.dcm", 30.0), ct_slice("5.dcm", 50.0)])
     with pytest.raises(DataError, match="size or orientation differs"):
         read([one, ct_slice("3.dcm", 30.0, ImageOrientationPatient=[0, 1, 0, 0, 0, 1])])
-    with pytest.raises(DataError, match=r"3\.dcm: a multi-frame image of 4 frames"):
+    with pytest.raises(DataError, match="at the same position"):
         read([ct_slice("3.dcm", 30.0, NumberOfFrames=4)])
     unplaced = ct_slice("4.dcm", 30.0)
     dataset = pydicom.dcmread(unplaced)
@@ -168,6 +77,67 @@ def test_series_that_make_no_volume(ct_slice):
         read([one, unplaced])
     case = read([unplaced])
     assert (case.affine, case.spacing_mm) == (None, (1.0, 0.8, 0.5))
+
+
+def enhanced(ct_slice, rng, heights_mm, **changes):
+    """Write an enhanced CT of frames at these heights, each rescaled on its own; the pixels."""
+    pixels = rng.integers(0, 4000, (len(heights_mm), 8, 16)).astype(np.uint16)
+    file = ct_slice("many.dcm", 0.0, pixels, NumberOfFrames=len(heights_mm), **changes)
+    dataset = pydicom.dcmread(file)
+    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        del dataset[tag]
+    shared, measures, orientation = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [0.8, 0.5], 2.5
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence = Sequence([measures])
+    shared.PlaneOrientationSequence = Sequence([orientation])
+    groups = []
+    for index, z_mm in enumerate(heights_mm):
+        group, position, values = Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = [-10.0, -20.0, z_mm]
+        values.RescaleSlope, values.RescaleIntercept = 1, -1000 - index
+        group.PlanePositionSequence = Sequence([position])
+        group.PixelValueTransformationSequence = Sequence([values])
+        groups.append(group)
+    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    dataset.save_as(file)
+    return file, pixels
+
+
+def test_enhanced_multi_frame_image(tmp_path, ct_slice, segmentation, rng):
+    file, pixels = enhanced(ct_slice, rng, (30.0, 10.0, 20.0))
+    case = read([file])
+    offsets = 1000 + np.arange(3)[:, None, None]
+    np.testing.assert_array_equal(case.image, (pixels.astype(int) - offsets)[[1, 2, 0]])
+    assert (case.image.dtype, case.spacing_mm) == (np.int16, (10.0, 0.8, 0.5))
+    assert case.source.files == (file,)
+    np.testing.assert_allclose(case.affine @ [0, 0, 0, 1], [10, 20, 10, 1])
+    mask = np.zeros((8, 16), np.uint8)
+    mask[2:5, 3:9] = 1
+    segmentation("seg.dcm", [(1, 20.0, mask)])
+    (source,) = find_cases(tmp_path)
+    slices = source.open()
+    np.testing.assert_array_equal(slices.labels(0, 3)[1], mask)
+    expected = to_uint8(source.load(), IntensityConfig())
+    for index in (2, 0, 1):
+        shown = slices.pictures(index, index + 1, IntensityConfig())
+        np.testing.assert_array_equal(shown[0], expected[index])
+    slices.close()
+    with pytest.raises(DataError, match="at the same position"):
+        read([enhanced(ct_slice, rng, (30.0, 10.0, 10.0))[0]])
+
+
+def test_cine_loop_keeps_its_order(ct_slice, rng):
+    pixels = rng.integers(0, 4000, (5, 8, 16)).astype(np.uint16)
+    file = ct_slice("loop.dcm", 0.0, pixels, NumberOfFrames=5, Modality="XA")
+    dataset = pydicom.dcmread(file)
+    for tag in ("ImagePositionPatient", "ImageOrientationPatient"):
+        del dataset[tag]
+    dataset.save_as(file)
+    case = read([file])
+    np.testing.assert_array_equal(case.image, pixels.astype(int) - 1024)
+    assert (case.affine, case.modality, case.spacing_mm) == (None, "XR", (1.0, 0.8, 0.5))
 
 
 def test_truncated_dicom(tmp_path, ct_slice):
@@ -181,7 +151,7 @@ def test_truncated_dicom(tmp_path, ct_slice):
         find_cases(tmp_path)
 
 
-def test_series_and_its_segmentation_are_found(tmp_path, ct_slice, segmentation):
+def test_series_and_its_segmentation_are_found(tmp_path, ct_slice, segmentation, ct_series):
     ct_slice("ct/without_suffix", 10.0)
     ct_slice("ct/2.dcm", 20.0)
     mask = np.ones((8, 16), np.uint8)
@@ -190,7 +160,7 @@ def test_series_and_its_segmentation_are_found(tmp_path, ct_slice, segmentation)
     assert len(find_cases(tmp_path, labels="optional").sources[0].image_files) == 2
     segmentation("seg/s.dcm", [(1, 20.0, mask)])
     (source,) = find_cases(tmp_path)
-    assert (source.case_id, source.patient_id) == (SERIES, "P7")
+    assert (source.case_id, source.patient_id) == (ct_series, "P7")
     assert source.load().label.any(axis=(1, 2)).tolist() == [False, True]
     listing = tmp_path / "cases.csv"
     listing.write_text("image,label,case\nct,seg/s.dcm,mine\n")

@@ -58,7 +58,7 @@ def test_npz_in_a_listing(tmp_path, npz):
         ("a.csv", "image\ndata/x.png\n", "line 2: no `label`"),
         ("a.csv", "image,label\na.csv,data/x.png\n", "a format that is not read"),
         ("a.csv", "image,label\ndata/x.png,a.csv\n", "of different formats"),
-        ("a.csv", "image,label\ndata,data/x.png\n", "holds 0 DICOM series"),
+        ("a.csv", "image,label\ndata,data/x.png\n", "its label is one folder"),
         ("a.yaml", "image: x.png\n", "a list of mappings"),
         ("a.yaml", "- [\n", "cannot be read as a listing"),
         ("a.yaml", "", "names no case"),

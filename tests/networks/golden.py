@@ -11,7 +11,11 @@ import torch
 
 from efficient_medsam2.images.preprocess import to_network_input
 
-FOLDER = Path(os.environ.get("MEDSAM2_GOLDEN_DIR") or Path(__file__).parents[1] / "golden")
+OWN = Path(__file__).parents[1] / "golden"
+"""The project's own set."""
+
+FOLDER = Path(os.environ.get("MEDSAM2_GOLDEN_DIR") or OWN)
+"""The set that is tested."""
 
 HALVED = (
     "embed",
@@ -26,19 +30,44 @@ HALVED = (
 )
 
 
-def stated(pattern, default):
-    """A constant from the folder's README, where it states one."""
-    readme = FOLDER / "README.md"
-    found = re.search(pattern, readme.read_text()) if readme.is_file() else None
-    return found[1] if found else default
+NUMBER = r"(-?\d+(?:\.\d+)?)"
+POINT = rf"[(\[]\s*{NUMBER}\s*,\s*{NUMBER}\s*[)\]]\s*,?\s*label\s+(\d)"
+
+
+def stated(name, value):
+    """What the folder's README gives for ``NAME = value``, as the pattern's groups.
+
+    A set that does not state one means the project's own.
+    """
+    pattern = rf"\b(?<!_){name}\b`?\s*=\s*{value}"
+    for folder in (FOLDER, OWN):
+        readme = folder / "README.md"
+        found = re.search(pattern, readme.read_text()) if readme.is_file() else None
+        if found:
+            return found.groups()
+    raise AssertionError(f"{OWN / 'README.md'} does not state {name}")
 
 
 def salt():
-    return stated(r'\bSALT\s*=\s*`?"([^"]*)"', "s4")
+    return stated("SALT", r"[`\"']*([^`\"'\s,;.)]+)")[0]
 
 
 def image_seed():
-    return int(stated(r"\bIMAGE_SEED\s*=\s*`?(\d+)", "1"))
+    return int(stated("IMAGE_SEED", r"`?(\d+)")[0])
+
+
+def box(name):
+    """(1, 4) as (x0, y0, x1, y1)."""
+    numbers = rf"`?[\[(]\s*{NUMBER}\s*,\s*{NUMBER}\s*,\s*{NUMBER}\s*,\s*{NUMBER}"
+    return torch.tensor([[float(number) for number in stated(name, numbers)]])
+
+
+def clicks(name):
+    """Points (1, N, 2) as (x, y) and their labels (1, N)."""
+    text = stated(name, rf"([^\n]*?{POINT}(?:[^\n]*{POINT})?)")[0]
+    found = re.findall(POINT, text)
+    points = torch.tensor([[[float(x), float(y)] for x, y, _ in found]])
+    return points, torch.tensor([[int(label) for _, _, label in found]])
 
 
 def shapes():
@@ -91,5 +120,12 @@ def network_inputs():
 
 def disc():
     """(1, 1, 512, 512) float32 mask prompt."""
+    row, column, radius = (
+        float(number)
+        for number in stated(
+            "DISC",
+            rf"[^\n]*?\(y - {NUMBER}\)(?:\^2|²) \+ \(x - {NUMBER}\)(?:\^2|²) < {NUMBER}(?:\^2|²)",
+        )
+    )
     y, x = np.mgrid[:512, :512]
-    return torch.from_numpy((y - 240) ** 2 + (x - 260) ** 2 < 60**2).float()[None, None]
+    return torch.from_numpy((y - row) ** 2 + (x - column) ** 2 < radius**2).float()[None, None]

@@ -45,7 +45,7 @@ def square():
 def assert_records_close(one: SliceRecord, other: SliceRecord):
     for field in fields(one):
         torch.testing.assert_close(
-            getattr(one, field.name), getattr(other, field.name), rtol=1e-4, atol=1e-5
+            getattr(one, field.name), getattr(other, field.name), rtol=1e-4, atol=5e-5
         )
 
 
@@ -122,7 +122,7 @@ def test_rows_do_not_see_each_other(runner):
     for row in range(3):
         index = torch.tensor([row])
         alone = runner.encode(pixels(3)[index])
-        torch.testing.assert_close(alone.s16, features.s16[index], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.s16, features.s16[index], rtol=1e-4, atol=5e-5)
         record = runner.prompted(alone, prompts.take(index))
         assert_records_close(record, together[0].take(index))
         seen = [
@@ -132,7 +132,7 @@ def test_rows_do_not_see_each_other(runner):
         tracked = runner.tracked(alone, seen, position=3, reverse=False, num_frames=4)
         assert_records_close(tracked, together[1].take(index))
         entry = runner.remember(alone, record, position=0, prompted=True)
-        torch.testing.assert_close(entry.memory, memory[index], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(entry.memory, memory[index], rtol=1e-4, atol=5e-5)
 
 
 def test_memory_is_made_from_raw_features(runner, features):
@@ -269,7 +269,7 @@ def test_only_prompted_masks_are_binarised(features):
     assert not torch.equal(
         memory(plain, record, prompted=True), memory(binary, record, prompted=True)
     )
-    large = replace(record, mask_logits=record.mask_logits * 1e6)
+    large = replace(record, mask_logits=record.mask_logits * 1e12)
     torch.testing.assert_close(
         memory(plain, large, prompted=True), memory(binary, large, prompted=True)
     )

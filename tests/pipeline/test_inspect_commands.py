@@ -9,6 +9,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.doctor import examine_machine
 from tests.cache import example
+from tests.end_to_end import small
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +55,47 @@ def test_cache_verify_names_damage_and_repairs_when_told(damaged, capsys):
     assert main(["cache", "verify", str(damaged), "--full", "--progress", "none"]) == 4
     printed = capsys.readouterr()
     assert "bad: slices shard" in printed.out
-    assert "cache verify --repair" in printed.err
+    assert "cache repair" in printed.err
     assert main(["cache", "verify", str(damaged), "--repair", "--progress", "none"]) == 0
     assert "will be written again" in capsys.readouterr().out
     assert main(["cache", "verify", str(damaged), "--progress", "none"]) == 0
     assert "not written yet: 1 of slices" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.save_tiny_teacher(tmp_path_factory.mktemp("teacher") / "model")
+
+
+@pytest.fixture
+def values(tmp_path: Path, teacher: Path) -> dict[str, object]:
+    return small.settings(tmp_path / "run", teacher)
+
+
+def test_plan_tells_bytes_and_time_for_people_and_machines(values, capsys):
+    words = small.words(("plan",), values)
+    assert main([*words, "--no-sample"]) == 0
+    printed = capsys.readouterr().out
+    assert "\nfeatures_s4 " in printed
+    assert "\nfree: " in printed
+    assert "time: " not in printed
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["estimate"]
+    assert told["size"]["fits"] is True
+    assert told["size"]["arrays"]["features_s4"]["bytes"] > 0
+    assert told["time"]["bound"] in ("teacher", "reader", "disk")
+
+
+def test_what_does_not_fit_ends_with_5_wherever_it_is_asked(values, capsys, monkeypatch):
+    full = shutil.disk_usage(values["run.dir"].parent)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    for command in (("plan",), ("plan", "--json"), ("precompute", "--estimate"), ("precompute",)):
+        assert main([*small.words(command[:1], values), *command[1:]]) == 5, command
+        printed = capsys.readouterr()
+        assert "make room, or --set cache.path=FOLDER" in printed.err
+        if "--json" in command:
+            assert json.loads(printed.out)["estimate"]["size"]["fits"] is False
+    assert not any((values["run.dir"] / "cache").iterdir())
 
 
 @pytest.mark.slow

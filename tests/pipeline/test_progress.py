@@ -28,10 +28,23 @@ def test_plain_tells_every_ten_seconds_and_at_the_end():
             clock.now_s += 1
             bar.update(2, loss=0.123456, split="train")
     assert stream.getvalue().splitlines() == [
-        "encoder: 60/100 steps, 10 s, 2 steps/s, loss 0.1235, split train",
-        "encoder: 80/100 steps, 20 s, 2 steps/s, loss 0.1235, split train",
-        "encoder: 90/100 steps, 25 s, 2 steps/s, loss 0.1235, split train",
+        "encoder: 60/100 steps, 10 s, 2 steps/s, 20 s left, loss 0.1235, split train",
+        "encoder: 80/100 steps, 20 s, 2 steps/s, 10 s left, loss 0.1235, split train",
+        "encoder: 90/100 steps, 25 s, 2 steps/s, 5 s left, loss 0.1235, split train",
     ]
+
+
+@pytest.mark.parametrize(
+    ("step_s", "left"), [(1, "1 min 35 s left"), (1000, "26 h 23 min left"), (0.01, "1 s left")]
+)
+def test_plain_tells_the_time_that_is_left(step_s, left):
+    stream, clock = io.StringIO(), Clock()
+    progress = make_progress("plain", stream=stream, clock=clock)
+    with progress.bar(total=100, description="slices", unit="row") as bar:
+        for _ in range(5):
+            clock.now_s += step_s
+            bar.update(1)
+    assert stream.getvalue().splitlines()[-1].endswith(left)
 
 
 def test_plain_says_when_it_was_stopped():

@@ -12,6 +12,7 @@ from efficient_medsam2.synthetic.phantom import PHANTOM_OBJECTS, phantom
 from pipeline.artifacts import Manifest, describe_files, fingerprint, write_manifest
 from pipeline.errors import ArtifactError
 from pipeline.report import summary_table, write_report
+from pipeline.report_records import SEED_FIGURES
 
 FIGURES = {
     "teacher": (0.853, 0.671, 0.91, 5_250_000, 0.57, 1.9, 9.4),
@@ -222,7 +223,8 @@ def test_a_whole_run(folder):
     assert page.open == []
     assert [each["model"] for each in document["rows"]] == list(FIGURES)
     for each, given in zip(document["rows"], folder.rows, strict=True):
-        assert each == given | {"cache_bytes_per_slice": 131_072}
+        by_seed = {f"{name}_seeds": [given[name]] for name in SEED_FIGURES}
+        assert each == given | by_seed | {"cache_bytes_per_slice": 131_072}
     assert document["context"] == folder.context
     assert all(check["ok"] for check in document["checks"])
     assert {"name", "value", "wanted", "ok"} <= set(document["checks"][0])

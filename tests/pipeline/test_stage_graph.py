@@ -44,6 +44,10 @@ class Loop(BaseModel):
     checkpoint_seconds: float = 15.0
 
 
+class Memory(Loop):
+    enabled: bool = True
+
+
 class Finetune(Loop):
     label_fractions: tuple[float, ...] = (1.0,)
 
@@ -69,7 +73,7 @@ class Whole:
     precompute: Loop = field(default_factory=Loop)
     student: Student = field(default_factory=Student)
     encoder: Loop = field(default_factory=Loop)
-    memory: Loop = field(default_factory=Loop)
+    memory: Memory = field(default_factory=Memory)
     finetune: Finetune = field(default_factory=Finetune)
     baseline: Baseline = field(default_factory=Baseline)
     evaluate: Evaluate = field(default_factory=Evaluate)
@@ -133,7 +137,7 @@ STUDENT = {"encoder", "memory", "finetune", "evaluate"}
     [
         ({"encoder": Loop(learning_rate=2e-3)}, STUDENT),
         ({"encoder": Loop(steps=20)}, STUDENT | {"baseline"}),
-        ({"memory": Loop(learning_rate=2e-3)}, STUDENT - {"encoder"}),
+        ({"memory": Memory(learning_rate=2e-3)}, STUDENT - {"encoder"}),
         ({"finetune": Finetune(learning_rate=2e-3)}, {"finetune", "evaluate"}),
         ({"baseline": Baseline(learning_rate=2e-3)}, {"baseline", "evaluate"}),
         ({"evaluate": Evaluate(tolerance_mm=1)}, {"evaluate"}),
@@ -149,6 +153,16 @@ STUDENT = {"encoder", "memory", "finetune", "evaluate"}
 )
 def test_a_setting_makes_stale_what_it_determines_and_nothing_else(blocks, expected):
     assert stale(**blocks) == expected
+
+
+def test_without_the_memory_stage_finetuning_takes_the_encoders_student():
+    graph = build_graph(Whole(memory=Memory(enabled=False)))
+    nodes = {node.name: node for node in graph}
+    assert "memory" not in nodes
+    assert nodes["finetune"].upstream == ("encoder", "precompute")
+    assert nodes["evaluate"].upstream == ("precompute", "encoder", "finetune", "baseline")
+    assert nodes["baseline"].settings["baseline.total_steps"] == 20
+    assert "memory.enabled" not in settings()["memory"]
 
 
 def test_another_label_fraction_leaves_the_first_one_alone():

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 
 from cache import CacheReader
+from cache.layout import read_header, write_header
 from efficient_medsam2.errors import DataError
 from stages import precompute
 from stages.cache_examine import examine
-from stages.cache_settings import CacheConfig, PrecomputeConfig
+from stages.cache_settings import CacheConfig, LevelTypes, PrecomputeConfig
 from stages.cases import DataConfig
-from stages.estimate import estimate
 from stages.row_settings import PromptConfig, TrackConfig
 from tests.end_to_end import files, small
 from tests.stages.conftest import make_cache, make_context
+
+FULL = LevelTypes.model_validate("fp32")
+MIXED = LevelTypes(s4="int8", logits="bf16")
 
 
 def look(blocks, path, *, trained=None):
@@ -50,7 +53,9 @@ def test_no_cache_is_no_difference(blocks, tmp_path):
     [
         ("data", {"margin": 2}, "data.margin", 1, 2),
         ("data", {"splits": (0.6, 0.2, 0.2)}, "data.splits", [0.7, 0.1, 0.2], [0.6, 0.2, 0.2]),
-        ("cache", {"dtype": "fp32"}, "cache.dtype", "fp16", "fp32"),
+        ("cache", {"dtype": FULL}, "cache.dtype", "fp16", "fp32"),
+        ("cache", {"dtype": MIXED}, "cache.dtype", "fp16", MIXED.by_level()),
+        ("cache", {"format": "hdf5"}, "cache.format", "zarr", "hdf5"),
         ("cache", {"rows_per_shard": 64}, "cache.rows_per_shard", 8, 64),
         (
             "precompute",
@@ -193,16 +198,6 @@ def test_raw_data_that_became_unusable_are_a_difference(folder):
     assert "3D_case0.npz" in reason
 
 
-def test_the_estimate_counts_what_precompute_then_writes(blocks, cache_path, reader):
-    lines = estimate(blocks.data, blocks.teacher, blocks.cache, blocks.precompute)
-    for space, count in reader.counts.items():
-        assert f"{count} {space}" in lines
-    assert lines[-1].startswith("total: ")
-    trained = blocks.teacher.model_copy(update={"train": True})
-    (line,) = estimate(blocks.data, trained, blocks.cache, blocks.precompute)
-    assert "once the teacher is trained" in line
-
-
 def test_bad_data_leave_no_cache(blocks, tmp_path):
     files.write_npz(tmp_path / "data", "3D_blank", label=files.volume(0)[1] * 0)
     wanted = changed(blocks, "data", source=str(tmp_path / "data"))
@@ -223,3 +218,28 @@ def test_batch_size_does_not_decide_what_is_cached(blocks, cache_path, tmp_path)
         first = mine.read(array.name, rows).astype(float)
         second = other.read(array.name, rows).astype(float)
         assert abs(first - second).max() <= 2e-3 * max(abs(second).max(), 1), array.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "made_by", "differing"),
+    [
+        ({"kind": "sam2.1", "size": "s"}, {"size": "t", "image_size": 1024}, "teacher.size"),
+        ({"kind": "sam2.1"}, {"size": "t", "image_size": 512}, "teacher.image_size"),
+        (
+            {"kind": "sam2.1", "image_size": 256},
+            {"size": "t", "image_size": 512},
+            "teacher.image_size",
+        ),
+        ({"kind": "medsam2"}, {"size": "t", "image_size": 512}, None),
+    ],
+)
+def test_sizes_are_compared_without_the_checkpoint(
+    blocks, cache_path, tmp_path, settings, made_by, differing
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(cache_path, copy)
+    header = read_header(copy)
+    identity = header.spec.teacher.model_copy(update={"name": settings["kind"], "config": made_by})
+    write_header(copy, replace(header, spec=header.spec.model_copy(update={"teacher": identity})))
+    wanted = changed(blocks, "teacher", **settings)
+    assert keys(wanted, copy) == ([] if differing is None else [differing])

@@ -5,6 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from efficient_medsam2.errors import DataError
+from efficient_medsam2.images import to_uint8
+from efficient_medsam2.images.streamed import StreamedSlices
 from stages.cases import DataConfig, open_dataset, phantom_digests, source_is_present
 from tests.end_to_end import files
 
@@ -89,3 +91,34 @@ def test_labels_are_sixteen_bit_whatever_the_source():
         0
     ]
     assert handle.load().label.dtype == np.uint16
+
+
+def test_a_case_opens_as_a_stream_and_is_surveyed_once_until_its_file_changes(
+    tmp_path, monkeypatch
+):
+    config = DataConfig(source=str(files.write_npz_folder(tmp_path / "data", count=3)))
+    handle = open_dataset(config).handles[0]
+    surveys = []
+    find = StreamedSlices._find
+    monkeypatch.setattr(
+        StreamedSlices, "_find", lambda slices: surveys.append(slices) or find(slices)
+    )
+    case = handle.load()
+    for _ in range(3):
+        slices = handle.open()
+        assert isinstance(slices, StreamedSlices)
+        assert slices.object_ids == case.object_ids
+        np.testing.assert_array_equal(slices.labels(0, 4), case.label)
+        pictures = slices.pictures(0, 4, config.intensity)
+        np.testing.assert_array_equal(pictures, to_uint8(case, config.intensity))
+        slices.close()
+    assert len(surveys) == 1
+    image = np.zeros((3, 9, 9), np.uint8)
+    np.savez(tmp_path / "data" / "3D_case0.npz", imgs=image, gts=image + 5)
+    changed = handle.open()
+    assert (changed.shape, changed.object_ids) == ((3, 9, 9), (5,))
+    changed.close()
+    assert len(surveys) == 2
+    (tmp_path / "data" / "3D_case0.npz").unlink()
+    with pytest.raises(DataError, match=r"3D_case0\.npz"):
+        handle.open()

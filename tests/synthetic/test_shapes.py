@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from efficient_medsam2.synthetic.shapes import Shape, draw_shape, mirrored, split_in_two
+from efficient_medsam2.synthetic.shapes import (
+    Shape,
+    draw_shape,
+    mirrored,
+    moved,
+    split_in_two,
+)
 
 
 def ball(radius, center=(0.0, 0.0, 0.3)):
@@ -45,6 +51,15 @@ def test_mirrored_reflects_the_center_and_the_solid():
     points = cloud(reach=0.8)
     reflected = points * np.array([[1], [1], [-1]], np.float32)
     assert np.array_equal(twin.contains(reflected), shape.contains(points))
+
+
+def test_moved_shifts_the_center_and_keeps_the_solid():
+    generator = np.random.default_rng(5)
+    shape = draw_shape(generator, center=(0.1, 0.2, 0.3), size=0.3, depth=1.0)
+    other = moved(shape, down=0.5, right=-0.25)
+    assert other.center == pytest.approx((0.1, 0.7, 0.05))
+    points = generator.uniform(-0.4, 0.4, (3, 500)).astype(np.float32)
+    assert np.array_equal(other.contains(points), shape.contains(points))
 
 
 def test_split_in_two_partitions_the_solid():

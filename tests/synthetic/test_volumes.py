@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from efficient_medsam2.synthetic.volumes import generate_volume
 
@@ -66,6 +67,23 @@ def test_objects_show_in_the_picture(many):
             steps.append(abs(image[mask].mean() - image[~mask].mean()))
     assert np.median(steps) > 20
     assert np.mean(np.array(steps) > 6) > 0.75
+
+
+def test_some_objects_have_two_large_parts_of_one_brightness(many):
+    """Their parts lie apart on a slice, as those of a ventricle do."""
+    contrasts = []
+    for one in many:
+        for value in one.object_names:
+            inside = one.label == value
+            z = int(inside.sum(axis=(1, 2)).argmax())
+            parts, count = ndimage.label(inside[z])
+            areas = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+            order = np.argsort(areas)[::-1] + 1
+            if count > 1 and areas[order[1] - 1] > 0.4 * areas[order[0] - 1]:
+                means = [float(one.image[z][parts == part].mean()) for part in order[:2]]
+                contrasts.append(abs(means[0] - means[1]))
+    assert len(contrasts) >= 5
+    assert np.median(contrasts) < 25
 
 
 def test_some_objects_leave_and_come_back_and_some_touch(many):

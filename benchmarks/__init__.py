@@ -1,0 +1,1 @@
+"""Commands that measure; each prints ratios of things measured side by side in one run."""

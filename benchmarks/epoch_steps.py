@@ -1,0 +1,300 @@
+"""Steps of one training stage, from the cache or with the teacher online, in a process alone.
+
+``benchmarks.cached_vs_online`` starts it and says when to step, one line each:
+
+    python -m benchmarks.epoch_steps encoder online CACHE CHECKPOINT
+
+"go 2" on standard input runs two steps of the project's own training loop, and answers with their
+seconds and the peak of memory so far as JSON. The two sources share everything, the loop with its
+prefetching thread, the stage's module, its losses and the optimiser: online, what the cache holds
+is computed by the whole teacher, either in the thread that makes the batches ahead (``batches``) or
+in the step itself, just before the student's forward pass (``step``). Images
+and labels come from the cache in both, and photometric augmentation is off in both, so that the
+teacher sees what it saw when the cache was made.
+
+Shape letters: T tracks, L steps.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import torch
+from torch import Tensor, nn
+
+from benchmarks.resident import peak_rss_mb
+from cache import CacheReader
+from cache.dataset import select_tracks
+from efficient_medsam2.networks.device import pick_device
+from efficient_medsam2.networks.runner import SliceRunner
+from efficient_medsam2.networks.student import StudentConfig
+from efficient_medsam2.teachers.load import load_teacher
+from pipeline.progress import make_progress
+from stages.context import StageContext
+from stages.distill_encoder import EncoderConfig, EncoderModule, training_rows
+from stages.distill_memory import ForcedWindows, MemoryConfig, MemoryModule
+from stages.training.batches import PromptedSlices, SliceStream, TrackStream
+from stages.training.loop import train
+from stages.training.settings import LoopConfig
+from stages.training.student import (
+    TeacherHeads,
+    feature_deviations,
+    new_student,
+    open_cache,
+    smallest_object,
+)
+from stages.training.task import TrainingTask
+from stages.training.tracking import follow_windows, prompted_by_mask, steps_of
+
+__all__ = ["Epoch"]
+
+STUDENT = StudentConfig(backbone="mobilenetv3_small_100", memory_layers=1, memory_slices=3)
+
+
+@torch.no_grad()
+def encoded(batch: PromptedSlices, teacher: SliceRunner) -> PromptedSlices:
+    """The batch with the teacher's features of its images."""
+    device = next(teacher.model.parameters()).device
+    return replace(batch, features=teacher.encode(batch.pixels.to(device)))
+
+
+@torch.no_grad()
+def followed(batch: ForcedWindows, teacher: SliceRunner) -> ForcedWindows:
+    """The batch with what the teacher gives along its windows."""
+    windows = batch.windows
+    device = next(teacher.model.parameters()).device
+    tracks, length = windows.cached.slice_rows.shape
+    features = teacher.encode(windows.pixels.to(device))
+    records, entries = follow_windows(
+        teacher,
+        steps_of(features, tracks, length),
+        windows.prompts.to(device),
+        num_frames=windows.cached.num_frames,
+        masks_T1SS=windows.masks[:, :1],
+        by_mask=prompted_by_mask(windows.cached),
+    )
+    cached = replace(
+        windows.cached,
+        features_s16=features.s16.unflatten(0, (tracks, length)),
+        conditioned_s16=torch.stack([each.conditioned_s16 for each in records], 1),
+        memory_s16=torch.stack([each.memory for each in entries], 1),
+        object_pointer=torch.stack([each.object_pointer for each in entries], 1),
+        object_score=torch.stack([each.object_score for each in records], 1),
+        mask_logits=torch.stack([each.mask_logits[:, 0] for each in records], 1),
+    )
+    return replace(batch, windows=replace(windows, cached=cached))
+
+
+class TaughtInStep(nn.Module):
+    """A stage's module behind a teacher that completes each batch."""
+
+    def __init__(self, inner: nn.Module, complete: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.inner = inner
+        self._complete = complete
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401 - whatever the stage takes
+        """Loss terms by name."""
+        terms: dict[str, Tensor] = self.inner(self._complete(batch))
+        return terms
+
+
+class Epoch:
+    """A stage's task, of which some steps at a time are run.
+
+    Args:
+        stage: ``encoder`` or ``memory``.
+        online: run the teacher in place of reading what it gave: where the ``batches`` are made,
+            or in the ``step``; None reads.
+        cache: folder of a complete cache.
+        checkpoint: of the MedSAM2 that made the cache.
+        device: ``cpu`` or ``cuda``.
+        batch_size: slices or tracks in a step.
+        length: slices of a window.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        *,
+        online: Literal["batches", "step"] | None,
+        cache: Path,
+        checkpoint: Path,
+        device: str,
+        batch_size: int | None,
+        length: int,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="epoch-steps-")
+        self._context = StageContext(
+            directory=Path(self._folder.name),
+            inputs={},
+            cache=cache,
+            fingerprint="0" * 64,
+            seed=0,
+            device=device,
+            resume=False,
+            progress=make_progress("none"),
+        )
+        self._device = pick_device(device)
+        reader = open_cache(self._context)
+        teacher = load_teacher("medsam2", checkpoint).runner if online else None
+        if teacher is not None:
+            teacher.model.to(self._device).requires_grad_(False)
+        size = {} if batch_size is None else {"batch_size": batch_size}
+        loop: dict[str, Any] = {**size, "log_every": 1, "checkpoint_seconds": 1e9, "augment": 0}
+        runner = new_student(STUDENT, cache, seed=0)
+        self._config: LoopConfig
+        self._module: nn.Module
+        self._make_batch: Callable[[int], Any]
+        if stage == "encoder":
+            self._prepare_encoder(reader, runner, teacher, EncoderConfig(**loop))
+        else:
+            self._prepare_memory(reader, runner, teacher, MemoryConfig(**loop, length=length))
+        if teacher is not None:
+            complete = partial(encoded if stage == "encoder" else followed, teacher=teacher)
+            make_batch = self._make_batch
+            if online == "step":
+                self._module = TaughtInStep(self._module, complete)
+            else:
+                self._make_batch = lambda number: complete(make_batch(number))
+
+    def _prepare_encoder(
+        self,
+        reader: CacheReader,
+        runner: SliceRunner,
+        teacher: SliceRunner | None,
+        config: EncoderConfig,
+    ) -> None:
+        if teacher is None:
+            heads = TeacherHeads.of_cache(reader, size=runner.image_size)
+        else:
+            heads = TeacherHeads(
+                runner=teacher,
+                sigma=feature_deviations(reader),
+                size=runner.image_size,
+                mode=None,
+                is_copied=True,
+            )
+        inner = EncoderModule(runner, heads, config)
+        rows = training_rows(reader, config)
+        self._config, self._module = config, inner
+        self.steps_of_epoch = len(rows) / config.batch_size
+        self._make_batch = SliceStream(
+            reader,
+            rows,
+            batch_size=config.batch_size,
+            prompts_per_slice=config.prompts_per_slice,
+            smallest=smallest_object(reader),
+            box_share=config.box_share,
+            augment=config.augment,
+            features=teacher is None,
+            seed=0,
+        )
+
+    def _prepare_memory(
+        self,
+        reader: CacheReader,
+        runner: SliceRunner,
+        teacher: SliceRunner | None,
+        config: MemoryConfig,
+    ) -> None:
+        inner = MemoryModule(runner, feature_deviations(reader), config)
+        tracks = select_tracks(reader, split="train", minimum_length=config.length)
+        stream = TrackStream(
+            reader,
+            tracks,
+            batch_size=config.batch_size,
+            length=config.length,
+            augment=config.augment,
+            labelled_rows=None,
+            features=teacher is None,
+            seed=0,
+        )
+        self._config, self._module = config, inner
+        self.steps_of_epoch = len(tracks) / config.batch_size
+
+        def make_batch(number: int) -> ForcedWindows:
+            return ForcedWindows(windows=stream(number), forced=number % 2 == 0)
+
+        self._make_batch = make_batch
+
+    def run(self, steps: int) -> dict[str, float]:
+        """Some steps, the reading of the first batch included: seconds each, wait, memory, loss."""
+        config = self._config.model_copy(update={"steps": steps})
+        task = TrainingTask(module=self._module, make_batch=self._make_batch)
+        begun = time.perf_counter()
+        result = train(task, config, self._context, name="epoch")
+        seconds = time.perf_counter() - begun
+        journal = self._context.directory / "metrics.jsonl"
+        lines = [json.loads(line) for line in journal.read_text().splitlines()]
+        journal.unlink()
+        return {
+            "seconds_per_step": seconds / steps,
+            "data_wait_share": float(lines[-1]["data_wait_share"]),
+            "steady_wait_share": _steady_wait(lines, config.batch_size),
+            "peak_memory_mb": self.peak_memory_mb(),
+            "loss": float(result.final["loss"]),
+        }
+
+    def peak_memory_mb(self) -> float:
+        """The device's peak on a GPU, else that of this process, weights and libraries included."""
+        if self._device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self._device)) / 1e6
+        return peak_rss_mb()
+
+
+def _steady_wait(lines: list[dict[str, Any]], batch_size: int) -> float:
+    """Share of the time after the first step that was spent waiting for a batch."""
+    seconds = [line["step"] * batch_size / line["samples_per_second"] for line in lines]
+    waits = [
+        line["data_wait_share"] * elapsed for line, elapsed in zip(lines, seconds, strict=True)
+    ]
+    if len(lines) < 2:
+        return waits[0] / seconds[0]
+    return float((waits[-1] - waits[0]) / (seconds[-1] - seconds[0]))
+
+
+@click.command()
+@click.argument("stage", type=click.Choice(["encoder", "memory"]))
+@click.argument("source", type=click.Choice(["cached", "online"]))
+@click.argument("cache", type=click.Path(path_type=Path, exists=True))
+@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--batch-size", type=int)
+@click.option("--length", default=4, show_default=True)
+@click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
+def main(
+    stage: str,
+    source: str,
+    cache: Path,
+    checkpoint: Path,
+    device: str,
+    batch_size: int | None,
+    length: int,
+    online_in: Literal["batches", "step"],
+) -> None:
+    """Run steps of STAGE as standard input asks for them ("go N")."""
+    epoch = Epoch(
+        stage,
+        online=online_in if source == "online" else None,
+        cache=cache,
+        checkpoint=checkpoint,
+        device=device,
+        batch_size=batch_size,
+        length=length,
+    )
+    before = {"peak_memory_mb": epoch.peak_memory_mb(), "steps_of_epoch": epoch.steps_of_epoch}
+    click.echo(json.dumps(before))
+    for line in sys.stdin:
+        click.echo(json.dumps(epoch.run(int(line.split()[1]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""A folder of objects on an S3-compatible store (or GCS, or Azure), as ``obstore`` gives it.
+
+Every request is repeated with growing pauses until the store answers or patience ends, so that a
+store that is restarted costs time and nothing else. A PUT is atomic; that it arrived whole is
+checked by the digest that the store gives back, or by reading the object again.
+"""
+
+import hashlib
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cache.errors import CacheCorruptError, CacheUnreachableError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+__all__ = ["RemoteFolder", "RemoteObject"]
+
+ResultT = TypeVar("ResultT")
+
+_MD5 = re.compile(r"^\"?([0-9a-f]{32})\"?$")
+_REFUSED = re.compile(r"status code: 40[01345]\b")
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 10.0
+_BLOCK_BYTES = 1 << 20
+_ONE_REQUEST_BYTES = 256 << 20  # up to here a file goes up whole, and its ETag is its MD5
+_PART_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteObject:
+    """One object.
+
+    Attributes:
+        bytes: its size.
+        e_tag: identity of its content, as the store gives it.
+        modified: seconds since 1970 of its last change, by the store's clock.
+    """
+
+    bytes: int
+    e_tag: str
+    modified: float
+
+
+class RemoteFolder:
+    """Objects below one prefix. May be used from several threads.
+
+    Args:
+        store: an ``obstore`` store that begins at the prefix.
+        url: where that is, for messages and commands (``s3://bucket/prefix``).
+        patience_seconds: how long a store that does not answer is asked again.
+        note: told once when that begins, and once when it is over.
+
+    Attributes:
+        url: as given.
+    """
+
+    def __init__(
+        self,
+        store: "ObjectStore",
+        url: str,
+        *,
+        patience_seconds: float = 600.0,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._store = store
+        self._patience = patience_seconds
+        self._note = note
+        self._waiting = False
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Let requests that wait for the store give up at once."""
+        self._closed.set()
+
+    def list(self, prefix: str = "") -> dict[str, RemoteObject]:
+        """Give all objects below a prefix by name, in any depth."""
+        import obstore
+
+        def call() -> dict[str, RemoteObject]:
+            pages = obstore.list(self._store, prefix or None)
+            return {meta["path"]: _object(meta) for page in pages for meta in page}
+
+        return self._in_bucket(f"listing {prefix or '/'}", call)
+
+    def list_here(self) -> tuple[dict[str, RemoteObject], tuple[str, ...]]:
+        """Give the objects directly in the folder, and the names of its folders."""
+        import obstore
+
+        def call() -> tuple[dict[str, RemoteObject], tuple[str, ...]]:
+            found = obstore.list_with_delimiter(self._store)
+            objects = {meta["path"]: _object(meta) for meta in found["objects"]}
+            return objects, tuple(name.rstrip("/") for name in found["common_prefixes"])
+
+        return self._in_bucket("listing /", call)
+
+    def head(self, name: str) -> RemoteObject | None:
+        """Describe an object, or give ``None`` where there is none."""
+        import obstore
+
+        try:
+            return self._patiently(name, lambda: _object(obstore.head(self._store, name)))
+        except FileNotFoundError:
+            return None
+
+    def read(self, name: str) -> tuple[bytes, RemoteObject] | None:
+        """Give an object's content and description, or ``None`` where there is none."""
+        import obstore
+
+        def call() -> tuple[bytes, RemoteObject]:
+            got = obstore.get(self._store, name)
+            return bytes(got.bytes()), _object(got.meta)
+
+        try:
+            return self._patiently(name, call)
+        except FileNotFoundError:
+            return None
+
+    def download(self, name: str, file: Path) -> tuple[str, RemoteObject]:
+        """Copy an object into a file, forced to the disk.
+
+        Returns:
+            SHA-256 of what was written, and the object's description.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+
+        def call() -> tuple[str, RemoteObject]:
+            with file.open("wb") as opened:
+                found = self._stream(name, opened.write)
+                opened.flush()
+                os.fsync(opened.fileno())
+            return found
+
+        return self._patiently(name, call)
+
+    def sha256(self, name: str) -> tuple[str, RemoteObject]:
+        """Give the SHA-256 of an object's bytes and its description; reads all of it.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        return self._patiently(name, lambda: self._stream(name, lambda _: None))
+
+    def _stream(self, name: str, take: Callable[[Any], Any]) -> tuple[str, RemoteObject]:
+        import obstore
+
+        got = obstore.get(self._store, name)
+        digest = hashlib.sha256()
+        for block in got.stream(min_chunk_size=_BLOCK_BYTES):
+            digest.update(memoryview(block))
+            take(memoryview(block))
+        return digest.hexdigest(), _object(got.meta)
+
+    def put(self, name: str, content: bytes | Path) -> str:
+        """Write an object whole and check that it arrived.
+
+        Args:
+            name: of the object; an older one is replaced.
+            content: its bytes, or the file that holds them.
+
+        Returns:
+            Its ETag.
+
+        Raises:
+            CacheCorruptError: the store holds other bytes than were sent.
+        """
+        import obstore
+
+        plain = content if isinstance(content, bytes) else None
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        together = size <= _ONE_REQUEST_BYTES
+
+        def call() -> str:
+            source: Any = content.read_bytes() if isinstance(content, Path) and together else plain
+            if source is None:
+                source = content
+            result = obstore.put(
+                self._store, name, source, use_multipart=not together, chunk_size=_PART_BYTES
+            )
+            return result["e_tag"] or ""
+
+        e_tag = self._in_bucket(name, call)
+        stated = _MD5.match(e_tag)
+        if not (together and stated and stated[1] == _digest(content, "md5")):
+            found, meta = self.sha256(name)
+            if meta.bytes != size or found != _digest(content, "sha256"):
+                raise CacheCorruptError(
+                    f"{self.url}/{name} holds other bytes than were sent. The network, the store "
+                    "or the memory is failing: check them, then run the command again"
+                )
+        return e_tag
+
+    def put_if_absent(self, name: str, content: bytes) -> str | None:
+        """Write an object that must not exist; give its ETag, or ``None`` where it exists."""
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            return self._in_bucket(name, lambda: self._put_if(name, content, "create"))
+        except AlreadyExistsError:
+            return None
+
+    def put_if_same(self, name: str, content: bytes, e_tag: str) -> str | None:
+        """Replace an object of a known ETag; give the new one, or ``None`` where it changed."""
+        from obstore.exceptions import PreconditionError
+
+        try:
+            return self._patiently(name, lambda: self._put_if(name, content, {"e_tag": e_tag}))
+        except (PreconditionError, FileNotFoundError):
+            return None
+
+    def _put_if(self, name: str, content: bytes, mode: Any) -> str:  # noqa: ANN401 - obstore's
+        import obstore
+
+        return obstore.put(self._store, name, content, mode=mode)["e_tag"] or ""
+
+    def delete(self, *names: str) -> None:
+        """Remove objects; nothing happens where there is none."""
+        import obstore
+
+        def call() -> None:
+            obstore.delete(self._store, names)
+
+        if names:
+            with suppress(FileNotFoundError):
+                self._patiently(names[0], call)
+
+    def _in_bucket(self, what: str, call: Callable[[], ResultT]) -> ResultT:
+        """Do what can find nothing missing but the bucket itself."""
+        try:
+            return self._patiently(what, call)
+        except FileNotFoundError as error:
+            raise self._unreachable(what, error) from error
+
+    def _patiently(self, what: str, call: Callable[[], ResultT]) -> ResultT:
+        from obstore import exceptions
+
+        final = (
+            exceptions.AlreadyExistsError,
+            exceptions.PreconditionError,
+            exceptions.NotModifiedError,
+        )
+        hopeless = (
+            exceptions.PermissionDeniedError,
+            exceptions.UnauthenticatedError,
+            exceptions.NotSupportedError,
+            exceptions.InvalidPathError,
+        )
+        deadline = time.monotonic() + self._patience
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                result = call()
+            except final:
+                raise
+            except (exceptions.NotFoundError, FileNotFoundError) as error:
+                raise FileNotFoundError(f"{self.url}/{what} does not exist") from error
+            except hopeless as error:
+                raise self._unreachable(what, error) from error
+            except exceptions.BaseError as error:
+                if _REFUSED.search(str(error)):  # a bucket that does not exist, for one
+                    raise self._unreachable(what, error) from error
+                if time.monotonic() > deadline or self._closed.is_set():
+                    raise self._unreachable(what, error) from error
+            except OSError as error:
+                if error.errno is not None:  # the disk's, not the network's
+                    raise
+                if time.monotonic() > deadline or self._closed.is_set():
+                    raise self._unreachable(what, error) from error
+            else:
+                self._tell(waiting=False)
+                return result
+            self._tell(waiting=True)
+            self._closed.wait(pause * random.uniform(0.5, 1))  # not all threads at one time
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _tell(self, *, waiting: bool) -> None:
+        if self._waiting != waiting:
+            self._waiting = waiting
+            if self._note is not None:
+                again = f"is asked again for up to {self._patience:.0f} s"
+                self._note(f"{self.url} {f'does not answer and {again}' if waiting else 'answers'}")
+
+    def _unreachable(self, what: str, error: Exception) -> CacheUnreachableError:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return CacheUnreachableError(
+            f"{self.url} ({what}): {first}. Check the address, cache.store_options and the "
+            "credentials in the environment (AWS_ACCESS_KEY_ID, ...), then run the command again"
+        )
+
+
+def _object(meta: Mapping[str, Any]) -> RemoteObject:
+    return RemoteObject(
+        bytes=meta["size"], e_tag=meta["e_tag"] or "", modified=meta["last_modified"].timestamp()
+    )
+
+
+def _digest(content: bytes | Path, algorithm: str) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    if isinstance(content, bytes):
+        digest.update(content)
+    else:
+        with content.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()

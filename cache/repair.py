@@ -1,0 +1,64 @@
+"""Mending a cache as far as it can be mended from itself.
+
+What stands in a cache twice is written again: array metadata, statistics, the sealed ledger and
+the completion mark. Bad shards are taken out of the ledger. The index and rows themselves come
+from the data and the teacher alone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.index_files import INDEX_FOLDER, read_index
+from cache.layout import read_header
+from cache.schema import ROW_SPACES, RowSpace
+from cache.verify import VerifyReport, discard_bad
+from cache.writer import CacheWriter
+
+__all__ = ["Mended", "mend"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mended:
+    """What mending came to.
+
+    Attributes:
+        lines: one for each thing that was taken out or written again.
+        missing: row space → shards that are to be computed.
+        index: whether the index is to be written again from the data.
+        complete: whether the cache is complete now.
+    """
+
+    lines: tuple[str, ...]
+    missing: dict[RowSpace, tuple[int, ...]]
+    index: bool
+    complete: bool
+
+
+def mend(path: Path, report: VerifyReport) -> Mended:
+    """Take out what is bad, and finish the cache where nothing has to be computed.
+
+    Args:
+        path: the cache folder.
+        report: what ``verify`` found in it.
+
+    Raises:
+        CacheLockedError: a writer is at work.
+        CacheSpaceError: the disk is full.
+    """
+    taken_out = discard_bad(path, report)
+    header = read_header(path)
+    if any(part.space == "index" for part in report.bad):
+        bad = {(part.space, part.shard) for part in report.bad if part.shard is not None}
+        shards: dict[RowSpace, tuple[int, ...]] = {
+            space: tuple(sorted(k for of, k in bad if of == space)) for space in ROW_SPACES
+        }
+        return Mended(lines=taken_out, missing=shards, index=True, complete=False)
+    index = read_index(path / INDEX_FOLDER, header.index_files)
+    with CacheWriter.create_or_resume(path, header.spec, index) as writer:
+        missing = {space: writer.missing_shards(space) for space in ROW_SPACES}
+        complete = not any(missing.values())
+        lines = (*taken_out, *writer.discarded)
+        if complete:
+            writer.finish()
+            lines += ("metadata, statistics, sealed ledger and completion mark are written again",)
+    return Mended(lines=lines, missing=missing, index=False, complete=complete)

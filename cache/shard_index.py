@@ -1,0 +1,102 @@
+"""Where the rows of one shard lie in its file, parsed once and checked.
+
+Zarr v3 ``sharding_indexed``: the file ends with (offset, length) of every row slot, uint64 little
+endian, and the crc32c of that table; an empty slot is two times 2^64 - 1. Each row is followed by
+its own crc32c. https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.checksum import CRC_BYTES, crc32c
+
+__all__ = ["ShardIndex", "read_zarr_index", "zarr_index"]
+
+_EMPTY = (1 << 64) - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ShardIndex:
+    """Where rows lie in a shard's file.
+
+    Attributes:
+        offsets: byte of each row; a ``range`` where rows lie one after the other.
+        trailing: whether each row is followed by its crc32c, 4 bytes little endian.
+        checksums: uint32 (rows,): crc32c of the rows as the file itself states them elsewhere,
+            or ``None``.
+    """
+
+    offsets: Sequence[int]
+    trailing: bool
+    checksums: npt.NDArray[np.uint32] | None = None
+
+
+@lru_cache(maxsize=256)
+def zarr_index(row_bytes: int, rows: int, slots: int) -> bytes:
+    """Give the index of a shard whose rows lie one after the other, its checksum included.
+
+    Args:
+        row_bytes: bytes of a row without its checksum.
+        rows: rows that are there.
+        slots: rows that a full shard has.
+    """
+    length = row_bytes + CRC_BYTES
+    table = np.full((slots, 2), _EMPTY, dtype="<u8")
+    table[:rows, 0] = np.arange(rows, dtype=np.uint64) * np.uint64(length)
+    table[:rows, 1] = length
+    content = table.tobytes()
+    return content + crc32c(content).to_bytes(CRC_BYTES, "little")
+
+
+def read_zarr_index(
+    descriptor: int, size: int, *, row_bytes: int, rows: int, slots: int
+) -> ShardIndex:
+    """Read and check the index of a Zarr shard.
+
+    Args:
+        descriptor: the open file.
+        size: its bytes.
+        row_bytes: bytes of a row without its checksum.
+        rows: rows that must be there.
+        slots: row slots of the index.
+
+    Raises:
+        ValueError: the index is damaged, has no row where one must be, or points outside.
+    """
+    length, index_bytes = row_bytes + CRC_BYTES, 16 * slots + CRC_BYTES
+    start = size - index_bytes
+    content = os.pread(descriptor, index_bytes, start) if start >= 0 else b""
+    if content == zarr_index(row_bytes, rows, slots):
+        return _one_after_the_other(length, rows)
+    if len(content) != index_bytes:
+        raise ValueError("the file is shorter than the index of its shard")
+    if crc32c(content[:-CRC_BYTES]).to_bytes(CRC_BYTES, "little") != content[-CRC_BYTES:]:
+        raise ValueError("the shard's index does not fit its checksum")
+    table = np.frombuffer(content, dtype="<u8", count=2 * slots).reshape(slots, 2)
+    empty = (table == _EMPTY).all(axis=1)
+    if empty[:rows].any():
+        raise ValueError(f"the shard's index has no row in slot {int(np.argmax(empty[:rows]))}")
+    if not empty[rows:].all():
+        raise ValueError(f"the shard's index has more than {rows} rows")
+    other = table[:rows, 1] != length
+    if other.any():
+        slot = int(np.argmax(other))
+        raise ValueError(
+            f"the row in slot {slot} has {int(table[slot, 1])} bytes, not {length} "
+            "(values and crc32c)"
+        )
+    outside = table[:rows, 0] > start - length if start >= length else np.ones(rows, dtype=bool)
+    if outside.any():
+        slot = int(np.argmax(outside))
+        raise ValueError(f"the row in slot {slot} lies outside the file")
+    return ShardIndex(offsets=tuple(table[:rows, 0].tolist()), trailing=True)
+
+
+@lru_cache(maxsize=256)
+def _one_after_the_other(length: int, rows: int) -> ShardIndex:
+    return ShardIndex(offsets=range(0, rows * length, length), trailing=True)

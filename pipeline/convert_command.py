@@ -1,0 +1,174 @@
+"""The command cache convert."""
+
+# ruff: noqa: D301 (click takes \b, the character, as "do not rewrap this paragraph")
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.artifacts import write_atomically
+from pipeline.options import PROGRAM, ClusterChoice, cluster_options, progress_option
+from pipeline.text_table import print_table
+
+if TYPE_CHECKING:
+    from cache.levels import StoredLevel
+    from stages.convert import Conversion
+    from stages.convert_report import Comparison
+
+__all__ = ["cache_convert"]
+
+
+class _Levels(click.ParamType["tuple[StoredLevel, ...]"]):
+    """Levels with commas between them."""
+
+    name = "levels"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "tuple[StoredLevel, ...]":
+        """Read the text."""
+        from cache.levels import STORED_LEVELS
+
+        words = [word.strip() for word in str(value).split(",")]
+        unknown = [word for word in words if word not in STORED_LEVELS]
+        if unknown:
+            self.fail(f"{unknown[0]!r} is none of {', '.join(STORED_LEVELS)}", param, ctx)
+        return tuple(level for level in STORED_LEVELS if level in words)
+
+
+@click.command("convert")
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp16", "bf16", "fp32", "int8"]),
+    help="How features, logits and memories are stored in DST.",
+)
+@click.option(
+    "--levels",
+    type=_Levels(),
+    help="Levels that --dtype is for, such as s4,s8; all (s4,s8,s16,logits,tracks) without it.",
+)
+@click.option(
+    "format_name", "--to", type=click.Choice(["zarr", "hdf5"]), help="Format of DST; SRC's if none."
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Rows of each array, and prompts, that the report compares.",
+)
+@click.option(
+    "json_file",
+    "--json",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the report there too.",
+)
+@progress_option
+@cluster_options
+def cache_convert(
+    source: Path,
+    target: Path,
+    dtype: Any,  # noqa: ANN401 - one of the words above
+    levels: "tuple[StoredLevel, ...] | None",
+    format_name: Any,  # noqa: ANN401 - likewise
+    rows: int,
+    json_file: Path | None,
+    progress: str,
+    cluster: ClusterChoice,
+) -> None:
+    """Write the cache at SRC anew at DST with other stored types or in the other format.
+
+    Shard by shard; typed again, it goes on where it was stopped. Then the two are compared: errors
+    of each level, and the masks that the teacher's decoder makes of either for stored prompts. DST
+    is fresh for a config with its cache.dtype and cache.format.
+
+    \b
+    efficient-medsam2 cache convert ct.cache ct8.cache --dtype int8
+    efficient-medsam2 cache convert ct.cache mixed.cache --dtype int8 --levels s4,s8
+    efficient-medsam2 cache convert ct.cache ct.h5cache --to hdf5 --json report.json
+    """
+    from cache import CacheReader
+    from cache.levels import STORED_LEVELS
+    from pipeline.cluster import open_cluster
+    from pipeline.progress import PROGRESS_KINDS, make_progress
+    from stages.convert import convert
+    from stages.convert_report import compare_caches
+
+    if dtype is None and format_name is None:
+        raise click.UsageError("nothing to convert: give --dtype, --to, or both")
+    if levels is not None and dtype is None:
+        raise click.UsageError("--levels says what --dtype is for: give --dtype too")
+    shown = make_progress(next(kind for kind in PROGRESS_KINDS if kind == progress))
+    with open_cluster(cluster, threads=None, note=shown.note) as workers:
+        made = convert(
+            source,
+            target,
+            dtype=dtype,
+            levels=levels or STORED_LEVELS,
+            format=format_name,
+            progress=shown,
+            cluster=workers,
+        )
+    comparison = compare_caches(CacheReader(source), CacheReader(target), rows=rows)
+    _print_report(made, comparison)
+    click.echo(f"use it: {_settings(made, target)}")
+    if json_file is not None:
+        record = {
+            "command": shlex.join([PROGRAM, *sys.argv[1:]]),
+            "source": str(source),
+            "target": str(target),
+            "dtype": made.types.identity(),
+            "format": made.format,
+            "source_bytes": made.source_bytes,
+            "target_bytes": made.target_bytes,
+            "digest": made.digest,
+            **comparison.to_json(),
+        }
+        write_atomically(json_file, json.dumps(record, indent=2) + "\n")
+
+
+def _print_report(made: "Conversion", comparison: "Comparison") -> None:
+    titles = ("level", "array", "from", "to", "rms error", "largest", "cosine", "DSC")
+    print_table(
+        titles,
+        [
+            (
+                row.level,
+                row.name,
+                row.before,
+                row.after,
+                f"{row.relative_rms:.2e}",
+                f"{row.largest:.2e}",
+                f"{row.cosine:.6f}",
+                "" if row.dsc is None else f"{row.dsc:.4f}",
+            )
+            for row in comparison.arrays
+        ],
+    )
+    decoder = comparison.decoder
+    if decoder is None:
+        click.echo("decoder: the cache has no prompts to ask it for")
+    else:
+        click.echo(
+            f"decoder on {decoder.prompts} prompts: DSC {decoder.mean:.4f} "
+            f"(5th percentile {decoder.percentile_5:.4f}, smallest {decoder.smallest:.4f})"
+        )
+    share = made.target_bytes / made.source_bytes
+    click.echo(f"{made.source_bytes:,} bytes -> {made.target_bytes:,} bytes ({share:.2f})")
+
+
+def _settings(made: "Conversion", target: Path) -> str:
+    identity = made.types.identity()
+    words = (
+        identity
+        if isinstance(identity, str)
+        else "{" + ", ".join(f"{level}: {word}" for level, word in identity.items()) + "}"
+    )
+    settings = [f"cache.path={target}", f"cache.dtype={words}", f"cache.format={made.format}"]
+    return " ".join(f"--set {shlex.quote(setting)}" for setting in settings)

@@ -1,0 +1,73 @@
+"""Commands for caches on object stores: cache copy, cache unlock."""
+
+# ruff: noqa: D301 (click takes \b, the character, as "do not rewrap this paragraph")
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.object_store import open_remote
+from pipeline.options import progress_option
+
+if TYPE_CHECKING:
+    from stages.context import ProgressBar
+
+__all__ = ["cache_copy", "cache_unlock"]
+
+
+@click.command("copy")
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@progress_option
+def cache_copy(source: str, destination: str, progress: str) -> None:
+    """Copy the cache at SRC to DST; one of them is an address such as s3://bucket/prefix.
+
+    What is finished at DST already is not copied again, so a copy that was stopped goes on when
+    it is typed again. Every file is compared with the ledger on its way.
+
+    \b
+    efficient-medsam2 cache copy ct.cache s3://bucket/ct.cache
+    efficient-medsam2 cache copy s3://bucket/ct.cache ct.cache
+    """
+    from cache.copying import download_cache, upload_cache
+    from pipeline.progress import PROGRESS_KINDS, make_progress
+
+    if ("://" in source) == ("://" in destination):
+        raise click.UsageError(
+            "one of SRC and DST is a folder, the other an address such as s3://bucket/prefix"
+        )
+    shown = make_progress(next(kind for kind in PROGRESS_KINDS if kind == progress))
+    with ExitStack() as stack:
+        bars: list[ProgressBar] = []
+
+        def advance(done: int, total: int) -> None:
+            if not bars:
+                bar = shown.bar(total=total, description="copy", unit="shard")
+                bars.append(stack.enter_context(bar))
+            bars[0].update(1)
+
+        if "://" in destination:
+            remote = open_remote(destination, {})
+            copied = upload_cache(Path(source), remote, progress=advance)
+        else:
+            remote = open_remote(source, {})
+            copied = download_cache(remote, Path(destination), progress=advance)
+    click.echo(f"{copied} shards copied to {destination}")
+
+
+@click.command("unlock")
+@click.argument("address", metavar="URL")
+@click.option("--force", is_flag=True, help="Although the writer showed a sign of life just now.")
+def cache_unlock(address: str, force: bool) -> None:
+    """Remove the lock that a writer which was killed on another machine left at URL.
+
+    Make sure that it is dead: two writers would spoil each other's work.
+
+    \b
+    efficient-medsam2 cache unlock s3://bucket/ct.cache
+    """
+    from cache.remote_lock import unlock
+
+    click.echo(unlock(open_remote(address, {}), force=force))

@@ -1,0 +1,119 @@
+"""A moto S3 server in a process of its own, whose objects outlive being killed.
+
+moto keeps objects in memory. Here every change is written to a folder before it is answered, and
+read from there at the start, so that a killed server comes back as a real one does.
+
+    python tests/cache/s3_server.py FOLDER PORT
+"""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+BUCKET = "bucket"
+ACCOUNT = "123456789012"
+
+
+class S3Server:
+    """A server process on loopback."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._folder = folder
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Options of obstore."""
+        return {"endpoint": self.url, "region": "us-east-1"}
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__)), str(self._folder), str(self._port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/moto-api/", timeout=5).close()
+            except OSError:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
+    def kill(self) -> None:
+        """End it at once, whatever it is doing."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def file(self, key: str) -> Path:
+        """Where an object's content lies."""
+        return self._folder / quote(key, safe="")
+
+    def keys(self) -> set[str]:
+        """All objects."""
+        return {unquote(file.name) for file in self._folder.iterdir() if file.suffix != ".part"}
+
+
+def _application(folder: Path) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
+    from moto.core.models import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+    from moto.server import DomainDispatcherApplication, create_backend_app
+
+    backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    backend.create_bucket(BUCKET, "us-east-1")
+    for file in folder.iterdir():
+        if file.suffix != ".part":
+            backend.put_object(BUCKET, unquote(file.name), file.read_bytes())
+    application = DomainDispatcherApplication(create_backend_app)
+    bucket = f"/{BUCKET}"
+
+    def persist(key: str) -> None:
+        place = folder / quote(key, safe="")
+        found = backend.get_object(BUCKET, key)
+        if found is None:
+            place.unlink(missing_ok=True)
+            return
+        part = place.with_name(f"{place.name}.part")
+        part.write_bytes(found.value)
+        part.replace(place)
+
+    def run(environment: dict[str, Any], start: Any) -> Iterable[bytes]:
+        answer = list(application(environment, start))
+        path = environment.get("PATH_INFO", "")
+        if environment["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
+            if path.rstrip("/") == bucket:  # a request that deletes several
+                for file in list(folder.iterdir()):
+                    if backend.get_object(BUCKET, unquote(file.name)) is None:
+                        file.unlink(missing_ok=True)
+            elif path.startswith(bucket):
+                persist(path.removeprefix(f"{bucket}/"))
+        return answer
+
+    return run
+
+
+def main(folder: Path, port: int) -> None:
+    """Serve until killed."""
+    from werkzeug.serving import run_simple
+
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "test")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test")
+    run_simple("127.0.0.1", port, _application(folder), threaded=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,122 @@
+"""``cache repair``: exactly what is bad is made again."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cache import CacheReader
+from pipeline.cli import main
+from tests.cache import example
+from tests.end_to_end import small
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def shards_of(cache: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of each shard file: the same while nobody writes it."""
+    files = [file for file in (cache / "arrays").rglob("*") if file.is_file() and "c" in file.parts]
+    return {
+        file.relative_to(cache).as_posix(): (file.stat().st_ino, file.stat().st_mtime_ns)
+        for file in files
+    }
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """A small precomputed cache, and the settings that it was made with."""
+    root = tmp_path_factory.mktemp("repair")
+    values = small.settings(root / "run", small.save_tiny_teacher(root / "teacher"))
+    assert main(small.words(("precompute",), values)) == 0
+    return root / "run" / "cache", values
+
+
+@pytest.fixture
+def damaged(made: tuple[Path, dict[str, object]], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made[0], tmp_path / "damaged.cache"))
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    return example.make_cache(tmp_path / "example.cache").path
+
+
+def repair(cache: Path, values: dict[str, object]) -> int:
+    words = small.words(("cache", "repair", str(cache)), values)
+    return main(words)
+
+
+def test_bad_shards_alone_are_computed_again(made, damaged, capsys):
+    whole, values = made
+    flip(damaged / "arrays/features_s8/c/1/0/0/0", 3)
+    (damaged / "arrays/track_mask_iou/c/0/0").unlink()
+    flip(damaged / "index/slices.parquet", 60)
+    flip(damaged / "statistics.json", 30)
+    before = shards_of(damaged)
+    assert repair(damaged, values) == 0
+    told = capsys.readouterr().out
+    assert "bad: slices shard 1, features_s8: " in told
+    assert "made again: the index, slices shard 1, tracks shard 0\n" in told
+    assert told.splitlines()[-1].startswith("sound: ")
+    now = shards_of(damaged)
+    again = {name.split("/c/")[1].split("/")[0] for name in now if now[name] != before.get(name)}
+    assert again == {"0", "1"}
+    changed = [name for name in now if now[name] != before.get(name)]
+    assert all(("track" in name) == ("/c/0/" in name) for name in changed)
+    reader = CacheReader(damaged)
+    assert reader.complete
+    assert reader.digest() == CacheReader(whole).digest()
+
+
+def test_a_damaged_header_is_written_again_and_no_row_lost(made, damaged, capsys):
+    whole, values = made
+    flip(damaged / "cache.json", 300)
+    before = shards_of(damaged)
+    assert repair(damaged, values) == 0
+    assert "made again: the header\n" in capsys.readouterr().out
+    assert shards_of(damaged) == before
+    assert CacheReader(damaged).digest() == CacheReader(whole).digest()
+
+
+def test_raw_data_that_are_needed_and_absent_are_named(made, damaged, tmp_path, capsys):
+    _, values = made
+    flip(damaged / "arrays/features_s8/c/1/0/0/0", 3)
+    assert repair(damaged, {**values, "data.source": tmp_path / "absent"}) == 2
+    assert "the raw data are not here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["statistics.json", "complete.json", "ledger/sealed.parquet", "arrays/zarr.json"]
+)
+def test_what_is_there_twice_needs_no_config(finished, name, capsys):
+    whole = example.content_of(finished)
+    flip(finished / name, 5)
+    assert main(["cache", "repair", str(finished), "--progress", "none"]) == 0
+    assert "completion mark are written again" in capsys.readouterr().out
+    assert example.content_of(finished) == whole
+
+
+def test_a_lost_completion_mark_is_written_again(finished):
+    whole = example.content_of(finished)
+    (finished / "complete.json").unlink()
+    assert main(["cache", "repair", str(finished), "--progress", "none"]) == 0
+    assert example.content_of(finished) == whole
+
+
+def test_a_sound_cache_is_left_alone(finished, capsys):
+    whole = example.content_of(finished)
+    assert main(["cache", "repair", str(finished), "--progress", "none"]) == 0
+    assert capsys.readouterr().out.startswith("sound: ")
+    assert example.content_of(finished) == whole
+
+
+def test_rows_without_a_config_say_what_they_take(finished, capsys):
+    flip(finished / "arrays/features_s8/c/1/0/0/0", 3)
+    assert main(["cache", "repair", str(finished), "--progress", "none"]) == 4
+    printed = capsys.readouterr().err
+    assert "to be made again: slices shard 1. That takes the raw data and the teacher" in printed
+    assert f"cache repair {finished} -c CONFIG" in printed

@@ -1,0 +1,93 @@
+"""A student's windows: prompts of several kinds and cases of several lengths in one batch."""
+
+import pytest
+import torch
+
+from efficient_medsam2.networks.records import Prompts
+from stages.training.tracking import follow_windows, steps_of
+from tests.networks.tiny import SIZE, boxes, multimask_runner, pixels
+
+LENGTH = 3
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return multimask_runner()
+
+
+@pytest.fixture(scope="module")
+def windows(runner):
+    with torch.no_grad():
+        features = runner.encode(pixels(4 * LENGTH))
+    masks = torch.zeros(4, 1, SIZE, SIZE)
+    for row in range(4):
+        masks[row, 0, 10 : 20 + row, 12 : 30 + row] = 1
+    # Three points and more would be one candidate; a box gives one, a point three.
+    prompts = Prompts(
+        points_BN2=boxes(4).reshape(4, 2, 2)[:, :1], labels_BN=torch.ones(4, 1, dtype=torch.int64)
+    )
+    return steps_of(features, 4, LENGTH), prompts, masks, torch.tensor([9, 2, 5, 30])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "by_mask", [[False, True, False, True], [True, True, True, True], [False] * 4]
+)
+def test_a_mixed_batch_equals_its_tracks_alone(runner, windows, by_mask):
+    steps, prompts, masks, frames = windows
+    records, own = follow_windows(
+        runner,
+        steps,
+        prompts,
+        num_frames=frames,
+        masks_T1SS=masks,
+        by_mask=torch.tensor(by_mask),
+    )
+    for row, masked in enumerate(by_mask):
+        one = torch.tensor([row])
+        alone, memories = follow_windows(
+            runner,
+            [step.take(one) for step in steps],
+            prompts.take(one),
+            num_frames=int(frames[row]),
+            masks_T1SS=masks[one],
+            by_mask=torch.tensor([masked]),
+        )
+        for step in range(LENGTH):
+            for name in ("mask_logits", "best_iou", "object_pointer", "object_score"):
+                mine = getattr(records[step].take(one), name)
+                torch.testing.assert_close(mine, getattr(alone[step], name), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(
+                own[step].memory[one], memories[step].memory, rtol=1e-3, atol=1e-3
+            )
+
+
+@torch.no_grad()
+def test_a_mask_is_its_own_answer_on_the_first_slice(runner, windows):
+    steps, prompts, masks, frames = windows
+    chosen = torch.tensor([False, True, False, True])
+    # On whole cells of the low resolution nothing is lost.
+    masks = torch.zeros_like(masks)
+    masks[:, :, 8:24, 12:32] = 1
+    records, _ = follow_windows(
+        runner, steps, prompts, num_frames=frames, masks_T1SS=masks, by_mask=chosen
+    )
+    answers = torch.nn.functional.interpolate(records[0].mask_logits, size=(SIZE, SIZE)) > 0
+    same = (answers == (masks > 0)).flatten(1).all(1)
+    assert same.tolist() == chosen.tolist()
+
+
+def test_gradients_reach_every_track_of_a_mixed_batch(runner, windows):
+    steps, prompts, masks, frames = windows
+    raw = steps[0].s16.clone().requires_grad_()
+    first = type(steps[0])(s4=steps[0].s4, s8=steps[0].s8, s16=raw)
+    records, _ = follow_windows(
+        runner,
+        [first, *steps[1:]],
+        prompts,
+        num_frames=frames,
+        masks_T1SS=masks,
+        by_mask=torch.tensor([False, True, False, True]),
+    )
+    records[-1].visible_logits.sum().backward()
+    assert (raw.grad.flatten(1).abs().sum(1) > 0).all()

@@ -82,7 +82,7 @@ def followed(batch: ForcedWindows, teacher: SliceRunner) -> ForcedWindows:
     )
     cached = replace(
         windows.cached,
-        features_s16=features.s16.unflatten(0, (tracks, length)),
+        features_s16=features.s16.reshape(tracks, length, *features.s16.shape[1:]),
         conditioned_s16=torch.stack([each.conditioned_s16 for each in records], 1),
         memory_s16=torch.stack([each.memory for each in entries], 1),
         object_pointer=torch.stack([each.object_pointer for each in entries], 1),
@@ -257,7 +257,7 @@ def _steady_wait(lines: list[dict[str, Any]], batch_size: int) -> float:
         line["data_wait_share"] * elapsed for line, elapsed in zip(lines, seconds, strict=True)
     ]
     if len(lines) < 2:
-        return waits[0] / seconds[0]
+        return float(waits[0] / seconds[0])
     return float((waits[-1] - waits[0]) / (seconds[-1] - seconds[0]))
 
 

@@ -19,10 +19,11 @@ from cache.index import CacheIndex
 from cache.info import CacheInfo, describe
 from cache.reader import CacheReader
 from cache.records import IDENTITY_AFFINE, CaseRow, PromptRow, SliceRow, TrackRow
+from cache.repair import discard_bad
 from cache.schema import SCHEMA_VERSION, ArraySpec, CacheSpec, TeacherIdentity
 from cache.sizes import required_bytes
 from cache.statistics import ChannelStatistics
-from cache.verify import BadPart, VerifyReport, discard_bad, verify
+from cache.verify import BadPart, VerifyReport, verify
 from cache.writer import CacheWriter
 
 __all__ = [

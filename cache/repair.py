@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.index_files import INDEX_FOLDER, read_index
-from cache.layout import read_header
+from cache.layout import COMPLETE_NAME, read_header
+from cache.ledger import entry_path
+from cache.lock import FolderLock
+from cache.mirror import Mirror
 from cache.schema import ROW_SPACES, RowSpace
-from cache.verify import VerifyReport, discard_bad
+from cache.verify import VerifyReport
 from cache.writer import CacheWriter
 
-__all__ = ["Mended", "mend"]
+__all__ = ["Mended", "discard_bad", "mend"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +65,46 @@ def mend(path: Path, report: VerifyReport) -> Mended:
             writer.finish()
             lines += ("metadata, statistics, sealed ledger and completion mark are written again",)
     return Mended(lines=lines, missing=missing, index=False, complete=complete)
+
+
+def discard_bad(
+    path: Path, report: VerifyReport, *, mirror: Mirror | None = None
+) -> tuple[str, ...]:
+    """Take bad shards out of the ledger, so that the next ``precompute`` writes them again.
+
+    Index files, array metadata, statistics and ledger entries need nothing: the next writer
+    mends them by itself.
+
+    Args:
+        path: the cache folder.
+        report: what ``verify`` found in it.
+        mirror: of a cache on an object store, whose ``path`` this is.
+
+    Returns:
+        One line for each shard that was taken out.
+
+    Raises:
+        CacheLockedError: a writer is at work.
+    """
+    if report.ok:
+        return ()
+    if mirror is not None:
+        remote_lock = mirror.lock_for_writing(replace=False)
+        try:
+            discarded = discard_bad(path, report)
+            mirror.files.push(mirror.pool)
+        finally:
+            remote_lock.release()
+        return discarded
+    lock = FolderLock(path)
+    try:
+        (path / COMPLETE_NAME).unlink(missing_ok=True)
+        lines = []
+        for space in ROW_SPACES:
+            shards = {part.shard for part in report.bad if part.space == space}
+            for shard in sorted(shard for shard in shards if shard is not None):
+                entry_path(path, space, shard).unlink(missing_ok=True)
+                lines.append(f"{space} shard {shard} will be written again")
+    finally:
+        lock.release()
+    return tuple(lines)

@@ -21,12 +21,12 @@ from cache.layout import (
     LEDGER_FOLDER,
     STATISTICS_NAME,
     CacheHeader,
+    CompleteMark,
     read_complete_mark,
     read_header,
 )
-from cache.ledger import Ledger, LedgerEntry, ShardFile, cache_digest, entry_path, load_ledger
+from cache.ledger import Ledger, LedgerEntry, ShardFile, cache_digest, load_ledger
 from cache.ledger_seal import SEAL_NAME, seal_problem
-from cache.lock import FolderLock
 from cache.mirror import Mirror
 from cache.schema import ROW_SPACES, RowSpace
 
@@ -36,7 +36,6 @@ __all__ = [
     "DigestFiles",
     "VerifyReport",
     "describe",
-    "discard_bad",
     "verify",
 ]
 
@@ -130,6 +129,8 @@ def verify(
     if sample is not None and not 0 < sample <= 1:
         raise ValueError(f"sample is a share above 0 and up to 1, not {sample}")
     header = read_header(path)
+    # Before the ledger: a writer at work may finish in between.
+    mark = _completion_mark(path)
     ledger = load_ledger(path, header)
     missing = {
         space: header.spec.shard_count(header.counts[space])
@@ -143,7 +144,7 @@ def verify(
             BadPart(space="ledger", shard=None, array=file.name, reason=str(error))
             for file, error in ledger.problems.items()
         ),
-        *_bad_completion(path, header, ledger),
+        *_bad_completion(path, header, ledger, mark),
     ]
     entries = [ledger.entries[key] for key in sorted(ledger.entries)]
     hashed = _sample(entries, sample)
@@ -229,16 +230,26 @@ def _bad_metadata(path: Path, header: CacheHeader) -> list[BadPart]:
     ]
 
 
-def _bad_completion(path: Path, header: CacheHeader, ledger: Ledger) -> list[BadPart]:
+def _completion_mark(path: Path) -> CompleteMark | CacheCorruptError | None:
+    try:
+        return read_complete_mark(path)
+    except CacheCorruptError as error:
+        return error
+
+
+def _bad_completion(
+    path: Path,
+    header: CacheHeader,
+    ledger: Ledger,
+    mark: CompleteMark | CacheCorruptError | None,
+) -> list[BadPart]:
     def part(name: str, reason: str) -> list[BadPart]:
         return [BadPart(space="cache", shard=None, array=name, reason=reason)]
 
-    try:
-        mark = read_complete_mark(path)
-    except CacheCorruptError as error:
-        return part(COMPLETE_NAME, str(error))
     if mark is None:
         return []
+    if isinstance(mark, CacheCorruptError):
+        return part(COMPLETE_NAME, str(mark))
     bad = []
     for space in ROW_SPACES:
         shards = range(header.spec.shard_count(header.counts[space]))
@@ -256,46 +267,3 @@ def _bad_completion(path: Path, header: CacheHeader, ledger: Ledger) -> list[Bad
     if not file.is_file() or sha256_of_file(file) != mark.statistics_sha256:
         bad += part(STATISTICS_NAME, "is missing or has other bytes than were written")
     return bad
-
-
-def discard_bad(
-    path: Path, report: VerifyReport, *, mirror: Mirror | None = None
-) -> tuple[str, ...]:
-    """Take bad shards out of the ledger, so that the next ``precompute`` writes them again.
-
-    Index files, array metadata, statistics and ledger entries need nothing: the next writer
-    mends them by itself.
-
-    Args:
-        path: the cache folder.
-        report: what ``verify`` found in it.
-        mirror: of a cache on an object store, whose ``path`` this is.
-
-    Returns:
-        One line for each shard that was taken out.
-
-    Raises:
-        CacheLockedError: a writer is at work.
-    """
-    if report.ok:
-        return ()
-    if mirror is not None:
-        remote_lock = mirror.lock_for_writing(replace=False)
-        try:
-            discarded = discard_bad(path, report)
-            mirror.files.push(mirror.pool)
-        finally:
-            remote_lock.release()
-        return discarded
-    lock = FolderLock(path)
-    try:
-        (path / COMPLETE_NAME).unlink(missing_ok=True)
-        lines = []
-        for space in ROW_SPACES:
-            shards = {part.shard for part in report.bad if part.space == space}
-            for shard in sorted(shard for shard in shards if shard is not None):
-                entry_path(path, space, shard).unlink(missing_ok=True)
-                lines.append(f"{space} shard {shard} will be written again")
-    finally:
-        lock.release()
-    return tuple(lines)

@@ -197,7 +197,8 @@ def cache_verify(
     efficient-medsam2 cache verify ct.cache --repair
     efficient-medsam2 cache verify s3://bucket/ct.cache
     """
-    from cache.verify import discard_bad, verify
+    from cache.repair import discard_bad
+    from cache.verify import verify
     from pipeline.cluster import open_cluster
     from pipeline.object_store import cache_at
     from pipeline.progress import PROGRESS_KINDS, make_progress

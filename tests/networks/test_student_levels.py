@@ -43,7 +43,8 @@ def _in_a_row(runner: SliceRunner, pixels: Tensor) -> SliceFeatures:
 
 def _gradients(runner: SliceRunner, features: SliceFeatures) -> dict[str, Tensor]:
     levels = (features.s4, features.s8, features.s16)
-    torch.stack([level.square().mean() for level in levels]).sum().backward()
+    loss = torch.stack([level.square().mean() for level in levels]).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
     found = {
         name: value.grad.clone()
         for name, value in runner.model.named_parameters()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cache.verify import discard_bad, verify
+from cache import discard_bad, verify
 from cache.worker_token import TOKEN_NAME
 from stages import cluster_worker, precompute
 from stages.cache_batch_size import PROGRESS_NAME

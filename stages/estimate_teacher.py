@@ -28,9 +28,9 @@ _ENCODE_S, _ANSWER_S, _FOLLOW_S = 6.0, 3.0, 8.0
 _ENOUGH_S = 0.5
 """A part of a small network is repeated until it took so long."""
 
-_PROMPTS = 16
+_PROMPTS = 64
 _STEPS = 8
-_WIDTH = 4
+_WIDTH = 16
 
 
 class SampleTeacher:
@@ -102,7 +102,7 @@ class SampleTeacher:
         begun = time.perf_counter()
         self._followed(tracker, reader, 1, 2)
         one = (time.perf_counter() - begun) / 2
-        width = max(1, min(self._batch, 4, int(_FOLLOW_S / (2 * _STEPS * one))))
+        width = max(1, min(self._batch, _WIDTH, int(_FOLLOW_S / (2 * _STEPS * one))))
         clocks = [Clock() for _ in range(_STEPS)]
         total = 0.0
         while total < _ENOUGH_S:

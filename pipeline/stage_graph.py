@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_graph", "fraction_suffix"]
 
-_WITHOUT_EFFECT = frozenset({"log_every", "checkpoint_seconds"})
+_WITHOUT_EFFECT = frozenset({"log_every", "checkpoint_seconds", "recompute"})
 """Settings of the training loop that change no result: no reason to train again."""
 
 

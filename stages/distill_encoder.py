@@ -23,8 +23,9 @@ from stages.training.answers import click_on_error, teacher_mask_term
 from stages.training.batches import PromptedSlices, SliceStream
 from stages.training.loop import train
 from stages.training.losses import feature_loss
+from stages.training.recompute import encode
 from stages.training.resizing import resize_maps
-from stages.training.settings import LoopConfig
+from stages.training.settings import StudentLoopConfig
 from stages.training.student import (
     TeacherHeads,
     hand_on,
@@ -38,7 +39,7 @@ from stages.training.validation import cache_validation, recalibrate_on_cache
 __all__ = ["EncoderConfig", "run", "training_rows"]
 
 
-class EncoderConfig(LoopConfig):
+class EncoderConfig(StudentLoopConfig):
     """Settings of encoder distillation; ``batch_size`` counts slices.
 
     Attributes:
@@ -93,7 +94,7 @@ class EncoderModule(nn.Module):
         device = next(self.student.parameters()).device
         batch = batch.to(device)
         assert isinstance(batch.features, SliceFeatures)
-        features = self.runner.encode(batch.pixels)
+        features = encode(self.runner, batch.pixels, recompute=config.recompute)
         terms: dict[str, Tensor] = {}
         loss = features.s16.new_zeros(())
         for level in self.levels:

@@ -23,7 +23,8 @@ from stages.training.batches import TrackStream, TrackWindows
 from stages.training.loop import share_done, train
 from stages.training.losses import feature_loss
 from stages.training.norms import freeze_norms
-from stages.training.settings import LoopConfig
+from stages.training.recompute import encode
+from stages.training.settings import StudentLoopConfig
 from stages.training.student import (
     cached_size,
     feature_deviations,
@@ -39,7 +40,7 @@ from stages.training.validation import cache_validation
 __all__ = ["MemoryConfig", "run"]
 
 
-class MemoryConfig(LoopConfig):
+class MemoryConfig(StudentLoopConfig):
     """Settings of memory distillation; ``batch_size`` counts tracks.
 
     Attributes:
@@ -114,7 +115,7 @@ class MemoryModule(nn.Module):
         windows = batch.windows
         cached = windows.cached
         tracks, length = cached.slice_rows.shape
-        features = self.runner.encode(windows.pixels.to(device))
+        features = encode(self.runner, windows.pixels_on(device), recompute=config.recompute)
         records, own = follow_windows(
             self.runner,
             steps_of(features, tracks, length),
@@ -123,6 +124,7 @@ class MemoryModule(nn.Module):
             masks_T1SS=windows.masks[:, :1],
             by_mask=prompted_by_mask(cached),
             forced=_teacher_memories(cached, device) if batch.forced else None,
+            recompute=config.recompute,
         )
         assert cached.features_s16 is not None
         raw = to_stored(cached.features_s16, device).flatten(0, 1)

@@ -21,7 +21,8 @@ from stages.training.batches import PromptedSlices, SliceStream, TrackStream, Tr
 from stages.training.labelled import labelled_rows, labelled_tracks
 from stages.training.loop import train
 from stages.training.norms import freeze_norms
-from stages.training.settings import LoopConfig
+from stages.training.recompute import encode
+from stages.training.settings import StudentLoopConfig
 from stages.training.student import (
     TeacherHeads,
     cached_size,
@@ -38,7 +39,7 @@ from stages.training.validation import cache_validation, recalibrate_on_cache
 __all__ = ["BaselineConfig", "FinetuneConfig", "run", "run_baseline"]
 
 
-class LabelledConfig(LoopConfig):
+class LabelledConfig(StudentLoopConfig):
     """Settings of training on labels; ``batch_size`` counts slices.
 
     Attributes:
@@ -136,7 +137,7 @@ class LabelledModule(nn.Module):
         """Loss terms by name; ``loss`` is their weighted sum."""
         device = next(self.student.parameters()).device
         slices = batch.slices.to(device)
-        features = self.runner.encode(slices.pixels)
+        features = encode(self.runner, slices.pixels, recompute=self.config.recompute)
         record = self.runner.prompted(features.take(slices.slice_of), slices.prompts)
         terms = self._labels(record, slices.masks)
         if self.teacher is not None:
@@ -171,7 +172,8 @@ class LabelledModule(nn.Module):
     def _tracks(self, windows: TrackWindows, device: torch.device) -> dict[str, Tensor]:
         """Terms over the labelled steps of the windows."""
         tracks, length = windows.cached.slice_rows.shape
-        features = self.runner.encode(windows.pixels.to(device))
+        recompute = self.config.recompute
+        features = encode(self.runner, windows.pixels_on(device), recompute=recompute)
         records, _ = follow_windows(
             self.runner,
             steps_of(features, tracks, length),
@@ -179,8 +181,9 @@ class LabelledModule(nn.Module):
             num_frames=windows.cached.num_frames,
             masks_T1SS=windows.masks[:, :1],
             by_mask=prompted_by_mask(windows.cached),
+            recompute=recompute,
         )
-        masks, labelled = windows.masks.to(device), windows.labelled
+        masks, labelled = windows.masks.to(device).float(), windows.labelled
         collected: dict[str, list[Tensor]] = {}
         for step in range(1, length):
             chosen = labelled[:, step].nonzero()[:, 0].to(device)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import Sam2VideoConfig, Sam2VideoModel, SamConfig, SamModel
 
@@ -149,15 +149,21 @@ def read_model_config(folder: Path) -> tuple[Sam2VideoConfig, RunnerOptions, dic
     return config, options, origin
 
 
-def load_weights(folder: Path) -> dict[str, Tensor]:
+def load_weights(folder: Path, *, without: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The state dict of a model folder, in float32 on the CPU.
+
+    Args:
+        folder: of the model.
+        without: beginnings of names that are not read.
 
     Raises:
         WeightsError: the file is missing or damaged.
     """
     path = folder / "model.safetensors"
     try:
-        state = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in list(file.keys()) if not name.startswith(without)]
+            state = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} cannot be read: {error}. {_MEND}") from error
     return {

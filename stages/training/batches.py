@@ -35,32 +35,37 @@ class PromptedSlices:
     """Slices and fresh prompts on them.
 
     Attributes:
-        pixels: (B, 3, S, S) what the student sees.
+        image: (B, 1 or 3, S, S) uint8, what the student sees.
         features: the teacher's features of the same slices, on the teacher's grids, where asked
             for: as they are stored until ``to`` makes numbers of them, when a level that the
             cache does not have gets zero channels.
         prompts: R prompts in pixels of the student's input.
         slice_of: (R,) which slice each is on.
-        masks: (R, S, S) float 0/1 labels of the prompted objects.
+        masks: (R, S, S) 0/1 labels of the prompted objects; bool, float32 from ``to``.
     """
 
-    pixels: Tensor
+    image: Tensor
     features: SliceFeatures | Levels | None
     prompts: Prompts
     slice_of: Tensor
     masks: Tensor
 
+    @property
+    def pixels(self) -> Tensor:
+        """(B, 3, S, S) the image as the network takes it, made anew by each call."""
+        return to_network_input(self.image)
+
     def to(self, device: torch.device) -> "PromptedSlices":
-        """Copy to a device; features become float32 there."""
+        """Copy to a device; features and masks become float32 there."""
         features = self.features
         if isinstance(features, Levels):
             features = decoded_features(features, device)
         return PromptedSlices(
-            pixels=self.pixels.to(device),
+            image=self.image.to(device),
             features=None if features is None else features.to(device, torch.float32),
             prompts=self.prompts.to(device),
             slice_of=self.slice_of.to(device),
-            masks=self.masks.to(device),
+            masks=self.masks.to(device).float(),
         )
 
 
@@ -70,17 +75,26 @@ class TrackWindows:
 
     Attributes:
         cached: what the cache holds of them.
-        pixels: (T*L, 3, S, S) what the student sees, track by track.
-        masks: (T, L, S, S) float 0/1 labels of the followed objects.
+        image: (T*L, 1 or 3, S, S) uint8, what the student sees, track by track.
+        masks: (T, L, S, S) bool labels of the followed objects.
         labelled: (T, L) whether the slice's label may be used.
         prompts: T prompts on the first step.
     """
 
     cached: TrackBatch
-    pixels: Tensor
+    image: Tensor
     masks: Tensor
     labelled: Tensor
     prompts: Prompts
+
+    @property
+    def pixels(self) -> Tensor:
+        """(T*L, 3, S, S) the image as the network takes it, made anew by each call."""
+        return to_network_input(self.image)
+
+    def pixels_on(self, device: torch.device) -> Tensor:
+        """The same on a device, to which the image goes as bytes."""
+        return to_network_input(self.image.to(device))
 
 
 def photometric(image: Tensor, generator: np.random.Generator, *, strength: float) -> Tensor:
@@ -169,11 +183,11 @@ class SliceStream:
         prompts = stack_prompts([prompt for _, prompt, _ in drawn])
         image = resize_images(batch.image, self._size)
         return PromptedSlices(
-            pixels=to_network_input(photometric(image, generator, strength=self._augment)),
+            image=photometric(image, generator, strength=self._augment),
             features=batch.features if self._levels else None,
             prompts=resize_prompts(prompts, before=self._cached_size, after=self._size),
             slice_of=torch.tensor([index for index, _, _ in drawn]),
-            masks=torch.from_numpy(np.stack([mask for _, _, mask in drawn])).float(),
+            masks=torch.from_numpy(np.stack([mask for _, _, mask in drawn])),
         )
 
 
@@ -254,8 +268,8 @@ class TrackStream:
         image = photometric(cached.image.flatten(0, 1), generator, strength=self._augment)
         return TrackWindows(
             cached=cached,
-            pixels=to_network_input(image),
-            masks=(cached.label == cached.object_id[:, None, None, None]).float(),
+            image=image,
+            masks=cached.label == cached.object_id[:, None, None, None],
             labelled=torch.from_numpy(allowed),
             prompts=resize_prompts(prompts, before=self._cached_size, after=self._size),
         )

@@ -6,14 +6,15 @@ tens of points. So they are measured anew before weights are judged or handed on
 norm, Wu and Johnson 2021), and stay as they are in stages that take over a trained encoder.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from efficient_medsam2.networks.runner import SliceRunner
 
-__all__ = ["freeze_norms", "recalibrate_norms"]
+__all__ = ["freeze_norms", "recalibrate_norms", "still_norms"]
 
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -26,6 +27,21 @@ def freeze_norms(module: nn.Module) -> None:
     """Keep the statistics of an encoder that is trained already: call it after ``train()``."""
     for norm in _norms(module):
         norm.eval()
+
+
+@contextmanager
+def still_norms(module: nn.Module) -> Iterator[None]:
+    """Leave the running statistics as they are in a second forward pass of the same batch."""
+    norms = [norm for norm in _norms(module) if norm.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["LoopConfig"]
+__all__ = ["LoopConfig", "StudentLoopConfig"]
 
 _CHANGE = (
     "affine|crop|cutmix|deformation|elastic|flips?|hflip|mirror|mixup|mosaic|perspective|resize|"
@@ -79,3 +79,14 @@ class LoopConfig(BaseModel):
                 "is free"
             )
         return data
+
+
+class StudentLoopConfig(LoopConfig):
+    """One training run of a student.
+
+    Attributes:
+        recompute: make the network's inner maps again in the backward pass instead of keeping
+            them: less memory for more time, and the same results.
+    """
+
+    recompute: bool = False

@@ -50,6 +50,8 @@ MODEL_FOLDER = "model"
 TEACHER_FOLDER = "teacher"
 """Model folder inside a cache."""
 
+_ENCODER = ("vision_encoder.",)
+
 
 def open_cache(context: StageContext) -> CacheReader:
     """The run's cache, complete.
@@ -84,11 +86,13 @@ def new_student(config: StudentConfig, cache: Path, *, seed: int) -> SliceRunner
     """
     folder = cache / TEACHER_FOLDER
     if read_kind(folder) == "medsam":
-        sam1 = read_sam1_config(folder)
-        return SliceRunner(build_sam1_student(config, sam1, load_weights(folder), seed=seed))
+        sam1, weights = read_sam1_config(folder), load_weights(folder, without=_ENCODER)
+        return SliceRunner(build_sam1_student(config, sam1, weights, seed=seed))
     teacher_config, options, _ = read_model_config(folder)
-    model = build_student(config, teacher_config, load_weights(folder), seed=seed)
-    return SliceRunner(model, options)
+    layers = range(config.memory_layers, int(teacher_config.memory_attention_num_layers))
+    unused = tuple(f"memory_attention.layers.{layer}." for layer in layers)
+    weights = load_weights(folder, without=(*_ENCODER, *unused))
+    return SliceRunner(build_student(config, teacher_config, weights, seed=seed), options)
 
 
 def student_of_stage(context: StageContext, stage: str) -> SliceRunner:
@@ -194,10 +198,13 @@ class TeacherHeads:
 
 def _sam2_heads(folder: Path) -> SliceRunner:
     config, options, _ = read_model_config(folder)
-    with torch.random.fork_rng(devices=[]):
+    # Names and shapes alone: most of the network is left out again.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = Sam2VideoModel(config)
-    model.load_state_dict(load_weights(folder))
-    model.vision_encoder.backbone = nn.Identity()
+    left_out = ("vision_encoder", "memory_attention", "memory_encoder")
+    for name in left_out:
+        setattr(model, name, nn.Identity())
+    _take_over(model, folder, without=tuple(f"{name}." for name in left_out))
     return SliceRunner(model, options)
 
 
@@ -208,9 +215,15 @@ def _sam1_heads(folder: Path) -> Sam1Runner:
     with torch.random.fork_rng(devices=[]):
         model = SamModel(SamConfig.from_dict(small))
     model.vision_encoder = nn.Identity()
-    state = load_weights(folder)
-    model.load_state_dict({k: v for k, v in state.items() if not k.startswith("vision_encoder.")})
+    model.load_state_dict(load_weights(folder, without=_ENCODER))
     return Sam1Runner(model)
+
+
+def _take_over(model: nn.Module, folder: Path, *, without: tuple[str, ...]) -> None:
+    """Give a network without values those of a model folder, all but some."""
+    weights = load_weights(folder, without=without)
+    # Copies: what is read may be a view of the file.
+    model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
 
 
 def cached_size(reader: CacheReader) -> int:

@@ -13,6 +13,7 @@ from cache.dataset import TrackBatch
 from cache.tables import PROMPT_KINDS
 from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
+from stages.training.recompute import recomputed
 
 __all__ = ["follow_windows", "prompted_by_mask", "steps_of"]
 
@@ -37,6 +38,7 @@ def follow_windows(
     forced: Sequence[MemoryEntry] | None = None,
     masks_T1SS: Tensor | None = None,
     by_mask: Tensor | None = None,
+    recompute: bool = False,
 ) -> tuple[list[SliceRecord], list[MemoryEntry]]:
     """Prompt the first step and follow.
 
@@ -48,18 +50,21 @@ def follow_windows(
         forced: the teacher's memories, remembered in place of the student's own.
         masks_T1SS: 0/1 masks of the first step; needed where ``by_mask`` is given.
         by_mask: (T,) bool: tracks whose prompt is their mask.
+        recompute: make what is inside a followed step again for the gradient, to save memory.
 
     Returns:
         What each step gave, and the memories that the student itself made.
     """
     record, entry = _first_step(runner, steps[0], prompts, masks_T1SS, by_mask)
     records, own = [record], [entry]
+    tracked = recomputed(runner.tracked, recompute=recompute)
+    remember = recomputed(runner.remember, recompute=recompute)
     for position, features in enumerate(steps[1:], start=1):
         bank = (own if forced is None else forced)[:position]
-        record = runner.tracked(
+        record = tracked(
             features, bank, position=position, reverse=False, num_frames=num_frames
         )
-        own.append(runner.remember(features, record, position=position, prompted=False))
+        own.append(remember(features, record, position=position, prompted=False))
         records.append(record)
     return records, own
 

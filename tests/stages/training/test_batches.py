@@ -100,7 +100,8 @@ def test_without_augmentation_the_student_sees_the_cached_image(reader):
     expected = to_network_input(windows.cached.image.flatten(0, 1))
     assert torch.equal(windows.pixels, expected)
     ids = windows.cached.object_id[:, None, None, None]
-    assert torch.equal(windows.masks, (windows.cached.label == ids).float())
+    assert torch.equal(windows.pixels_on(torch.device("cpu")), expected)
+    assert torch.equal(windows.masks, windows.cached.label == ids)
 
 
 def test_labels_beyond_the_labelled_rows_are_marked(reader, rows):

@@ -185,6 +185,7 @@ def verdict(holds: bool) -> str:
 @click.option("--tracks", default=2, show_default=True, help="Of a memory batch.")
 @click.option("--length", default=4, show_default=True, help="Slices of a window.")
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
+@click.option("--recompute", is_flag=True, help="The setting of this name of the stages.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), help="Of MedSAM2.")
 @click.option("--cache", type=click.Path(path_type=Path, exists=True), help="Made by it.")
 @click.option("--stage", "stages", type=click.Choice(list(WANTED)), multiple=True)
@@ -199,6 +200,7 @@ def main(
     tracks: int,
     length: int,
     online_in: str,
+    recompute: bool,
     checkpoint: Path | None,
     cache: Path | None,
     stages: tuple[str, ...],
@@ -223,7 +225,7 @@ def main(
         for stage in stages or tuple(WANTED):
             words = [str(cache), str(checkpoint), "--device", device, "--length", str(length)]
             words += ["--batch-size", str(slices if stage == "encoder" else tracks)]
-            words += ["--online-in", online_in]
+            words += ["--online-in", online_in, *(["--recompute"] if recompute else [])]
             made = compare(
                 stage,
                 words,
@@ -253,6 +255,7 @@ def main(
                     f"{verdict(share < WANTED_WAIT)})"
                 )
     details["online_in"], details["device"], details["threads"] = online_in, device, threads
+    details["recompute"] = recompute
     if out is not None:
         out.write_text(json.dumps({**figures, "details": details}, indent=1) + "\n")
 

@@ -118,6 +118,7 @@ class Epoch:
         device: ``cpu`` or ``cuda``.
         batch_size: slices or tracks in a step.
         length: slices of a window.
+        recompute: the setting of this name of the stages.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Epoch:
         device: str,
         batch_size: int | None,
         length: int,
+        recompute: bool = False,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="epoch-steps-")
         self._context = StageContext(
@@ -149,6 +151,7 @@ class Epoch:
             teacher.model.to(self._device).requires_grad_(False)
         size = {} if batch_size is None else {"batch_size": batch_size}
         loop: dict[str, Any] = {**size, "log_every": 1, "checkpoint_seconds": 1e9, "augment": 0}
+        loop["recompute"] = recompute
         runner = new_student(STUDENT, cache, seed=0)
         self._config: LoopConfig
         self._module: nn.Module
@@ -270,6 +273,7 @@ def _steady_wait(lines: list[dict[str, Any]], batch_size: int) -> float:
 @click.option("--batch-size", type=int)
 @click.option("--length", default=4, show_default=True)
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
+@click.option("--recompute", is_flag=True, help="The setting of this name of the stages.")
 def main(
     stage: str,
     source: str,
@@ -279,6 +283,7 @@ def main(
     batch_size: int | None,
     length: int,
     online_in: Literal["batches", "step"],
+    recompute: bool,
 ) -> None:
     """Run steps of STAGE as standard input asks for them ("go N")."""
     epoch = Epoch(
@@ -289,6 +294,7 @@ def main(
         device=device,
         batch_size=batch_size,
         length=length,
+        recompute=recompute,
     )
     before = {"peak_memory_mb": epoch.peak_memory_mb(), "steps_of_epoch": epoch.steps_of_epoch}
     click.echo(json.dumps(before))

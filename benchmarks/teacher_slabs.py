@@ -176,7 +176,7 @@ def _measure(name: str, runner: SliceRunner) -> SlabPart:
 
 
 def _tell(part: SlabPart) -> None:
-    rows = {"all, macro": part, **part.per_structure}
+    rows: dict[str, SlabPart | StructureFigures] = {"all, macro": part, **part.per_structure}
     click.echo(f"{part.name:26}{'DSC':>9}{'NSD':>9}{'DSC 3D':>9}")
     for name, row in rows.items():
         in_3d = "–" if row.dsc_3d is None else f"{row.dsc_3d:.3f}"

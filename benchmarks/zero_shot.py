@@ -49,7 +49,7 @@ __all__ = [
 DEFAULT_DATA = {
     "CT lesions": ("ct_lesion_npz",),
     "MR hippocampus": ("msd_hippocampus",),
-    "MR heart, cine": ("acdc_npz",),
+    "MR heart, cine (1 mm assumed)": ("acdc_npz",),
     "endoscopy, polyps": ("polyp/TestDataset",),
     "ultrasound, breast (BUSI)": ("busi",),
     "ultrasound, breast (BUS-UC)": ("bus_uc",),
@@ -59,7 +59,7 @@ DEFAULT_DATA = {
     "microscopy, nuclei": ("dsb2018",),
     "microscopy, white blood cells": ("wbc/dataset1", "wbc/dataset2"),
 }
-"""Name → folders below ``shared/data``."""
+"""Name → folders below ``shared/data``. The heart volumes came without their voxel size."""
 
 HEADS = (
     "data",

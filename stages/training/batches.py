@@ -36,12 +36,11 @@ class PromptedSlices:
 
     Attributes:
         image: (B, 1 or 3, S, S) uint8, what the student sees.
-        features: the teacher's features of the same slices, on the teacher's grids, where asked
-            for: as they are stored until ``to`` makes numbers of them, when a level that the
-            cache does not have gets zero channels.
+        features: the teacher's of the same slices, on its own grids, where asked for: as stored
+            until ``to`` makes numbers of them; a level that is not cached gets zero channels.
         prompts: R prompts in pixels of the student's input.
         slice_of: (R,) which slice each is on.
-        masks: (R, S, S) 0/1 labels of the prompted objects; bool, float32 from ``to``.
+        masks: (R, S, S) labels of the prompted objects; bool, float32 from ``to``.
     """
 
     image: Tensor
@@ -90,18 +89,17 @@ class TrackWindows:
     @property
     def pixels(self) -> Tensor:
         """(T*L, 3, S, S) the image as the network takes it, made anew by each call."""
-        return to_network_input(self.image)
+        return self.pixels_on(self.image.device)
 
     def pixels_on(self, device: torch.device) -> Tensor:
-        """The same on a device, to which the image goes as bytes."""
+        """The same, made on a device."""
         return to_network_input(self.image.to(device))
 
 
 def photometric(image: Tensor, generator: np.random.Generator, *, strength: float) -> Tensor:
     """Random gamma, contrast, brightness and noise per image; geometry stays. uint8 in and out.
 
-    Only such changes may be made to a student's input: the cached features belong to this
-    geometry.
+    Only this may change in a student's input: the cached features belong to this geometry.
     """
     if strength == 0:
         return image

@@ -32,15 +32,16 @@ def freeze_norms(module: nn.Module) -> None:
 @contextmanager
 def still_norms(module: nn.Module) -> Iterator[None]:
     """Leave the running statistics as they are in a second forward pass of the same batch."""
-    norms = [norm for norm in _norms(module) if norm.training]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+    before: list[tuple[nn.BatchNorm2d, float | None, Tensor]] = []
+    for norm in _norms(module):
+        if norm.training and norm.num_batches_tracked is not None:
+            before.append((norm, norm.momentum, norm.num_batches_tracked))
+            norm.momentum = 0.0
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+        for norm, momentum, count in before:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 

@@ -7,6 +7,7 @@ second run draws the same random numbers and leaves running statistics alone.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -48,7 +49,7 @@ def recomputed(function: Callable[P, R], *, recompute: bool) -> Callable[P, R]:
     def run(*arguments: P.args, **named: P.kwargs) -> R:
         if not torch.is_grad_enabled():
             return function(*arguments, **named)
-        result: R = checkpoint(function, *arguments, use_reentrant=False, **named)
+        result: R = checkpoint(partial(function, *arguments, **named), use_reentrant=False)
         return result
 
     return run

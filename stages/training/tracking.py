@@ -61,9 +61,7 @@ def follow_windows(
     remember = recomputed(runner.remember, recompute=recompute)
     for position, features in enumerate(steps[1:], start=1):
         bank = (own if forced is None else forced)[:position]
-        record = tracked(
-            features, bank, position=position, reverse=False, num_frames=num_frames
-        )
+        record = tracked(features, bank, position=position, reverse=False, num_frames=num_frames)
         own.append(remember(features, record, position=position, prompted=False))
         records.append(record)
     return records, own

@@ -186,7 +186,7 @@ def growth(peaks: dict[str, float]) -> float:
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures here too.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Volumes for (a).")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--slices", default=24, show_default=True, help="Of the generated volume for (a).")
+@click.option("--slices", default=48, show_default=True, help="Of the generated volume for (a).")
 @click.option("--rounds", default=3, show_default=True, help="Of (a).")
 @click.option("--batch-size", default=4, show_default=True, help="Of (a).")
 @click.option("--threads", type=int, help="CPU threads of the network; by default one a core.")

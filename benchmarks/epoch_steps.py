@@ -29,6 +29,7 @@ import click
 import torch
 from torch import Tensor, nn
 
+from benchmarks.bare_stage import bare_context
 from benchmarks.resident import peak_rss_mb
 from cache import CacheReader
 from cache.dataset import select_tracks
@@ -36,8 +37,6 @@ from efficient_medsam2.networks.device import pick_device
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig
 from efficient_medsam2.teachers.load import load_teacher
-from pipeline.progress import make_progress
-from stages.context import StageContext
 from stages.distill_encoder import EncoderConfig, EncoderModule, training_rows
 from stages.distill_memory import ForcedWindows, MemoryConfig, MemoryModule
 from stages.training.batches import PromptedSlices, SliceStream, TrackStream
@@ -134,15 +133,8 @@ class Epoch:
         recompute: bool = False,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="epoch-steps-")
-        self._context = StageContext(
-            directory=Path(self._folder.name),
-            inputs={},
-            cache=cache,
-            fingerprint="0" * 64,
-            seed=0,
-            device=device,
-            resume=False,
-            progress=make_progress("none"),
+        self._context = bare_context(
+            Path(self._folder.name), cache=cache, device=device, resume=False
         )
         self._device = pick_device(device)
         reader = open_cache(self._context)

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import click
 
+from benchmarks.bare_stage import bare_context
 from benchmarks.resident import peak_rss_mb
 from efficient_medsam2.networks.hiera import SmallNetConfig, new_model, small_config
 from efficient_medsam2.networks.model_folder import save_model
 from efficient_medsam2.networks.runner import SliceRunner
-from pipeline.progress import make_progress
 from stages import precompute
 from stages.cache_settings import CacheConfig, PrecomputeConfig
 from stages.cases import DataConfig
-from stages.context import StageContext
 from stages.row_settings import PromptConfig, TrackConfig
 from stages.teacher_source import TeacherConfig
 
@@ -50,16 +49,7 @@ def main(
 ) -> None:
     """Precompute DATA with the teacher in CHECKPOINT into CACHE; print the peak as JSON."""
     cache.mkdir(parents=True)
-    context = StageContext(
-        directory=cache,
-        inputs={},
-        cache=cache,
-        fingerprint="0" * 64,
-        seed=0,
-        device=device,
-        resume=True,
-        progress=make_progress("none"),
-    )
+    context = bare_context(cache, cache=cache, device=device, resume=True)
     artifact = precompute.run(
         DataConfig(source=str(data), slices="all", smallest=1, splits=(1.0, 0.0, 0.0)),
         TeacherConfig.model_validate({"kind": kind, "checkpoint": checkpoint}),

@@ -23,6 +23,7 @@ import click
 import numpy as np
 import torch
 
+from benchmarks.bare_stage import bare_context
 from benchmarks.official_checkpoint import write_checkpoint
 from benchmarks.peak_memory import save_small_teacher
 from benchmarks.volumes import write_volume, write_volumes
@@ -30,11 +31,9 @@ from cache import CacheReader
 from efficient_medsam2.networks.device import pick_device
 from efficient_medsam2.teachers.load import load_teacher
 from efficient_medsam2.teachers.protocol import SliceTeacher
-from pipeline.progress import make_progress
 from stages import precompute
 from stages.cache_settings import CacheConfig, PrecomputeConfig
 from stages.cases import DataConfig
-from stages.context import StageContext
 from stages.row_settings import PromptConfig, TrackConfig
 from stages.teacher_source import TeacherConfig
 
@@ -53,16 +52,7 @@ def run_precompute(
 ) -> dict[str, Any]:
     """One precompute into a new folder; its summary, with seconds by pass."""
     cache.mkdir(parents=True)
-    context = StageContext(
-        directory=cache,
-        inputs={},
-        cache=cache,
-        fingerprint="0" * 64,
-        seed=0,
-        device=device,
-        resume=True,
-        progress=make_progress("none"),
-    )
+    context = bare_context(cache, cache=cache, device=device, resume=True)
     artifact = precompute.run(
         DataConfig(source=str(data), slices="all"),
         TeacherConfig(kind="medsam2", checkpoint=checkpoint),

@@ -3,12 +3,12 @@
 import json
 import os
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.official_checkpoint import synthetic_state
 from efficient_medsam2.images.preprocess import to_network_input
 
 OWN = Path(__file__).parents[1] / "golden"
@@ -16,19 +16,6 @@ OWN = Path(__file__).parents[1] / "golden"
 
 FOLDER = Path(os.environ.get("MEDSAM2_GOLDEN_DIR") or OWN)
 """The set that is tested."""
-
-HALVED = (
-    "embed",
-    "pos_embed_window",
-    "token",
-    "tokens",
-    "tpos_enc",
-    "no_mem_pos_enc",
-    "no_obj_ptr",
-    "no_obj_embed_spatial",
-    *(f"point_embeddings.{digit}" for digit in range(10)),
-)
-
 
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 POINT = rf"[(\[]\s*{NUMBER}\s*,\s*{NUMBER}\s*[)\]]\s*,?\s*label\s+(\d)"
@@ -82,23 +69,8 @@ def arrays():
         return dict(file)
 
 
-def weight(name, shape):
-    x = np.random.default_rng(zlib.crc32((salt() + name).encode("ascii"))).standard_normal(shape)
-    if name.endswith("gaussian_matrix"):
-        pass
-    elif name.removesuffix(".weight").endswith(HALVED):
-        x *= 0.5
-    elif name.endswith(".bias"):
-        x *= 0.1
-    elif len(shape) == 1:
-        x = 1 + 0.1 * x
-    else:
-        x /= np.sqrt(np.prod(shape[1:]))
-    return torch.from_numpy(x.astype(np.float32))
-
-
 def state_dict():
-    return {name: weight(name, shape) for name, shape in shapes().items()}
+    return synthetic_state(shapes(), salt=salt())
 
 
 def frames():

@@ -41,7 +41,7 @@ def test_every_size_has_the_official_names_and_shapes(size):
 
 
 def test_there_and_back_keeps_every_bit():
-    state = {name: golden.weight(name, shape) for name, shape in golden.shapes().items()}
+    state = golden.state_dict()
     back = to_official(from_official(state))
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], value) for name, value in state.items())

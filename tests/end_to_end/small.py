@@ -63,6 +63,7 @@ def settings(run_dir, teacher):
         "memory.length": 2,
         "memory.batch_size": 2,
         "encoder.batch_size": 3,
+        "encoder.learning_rate": 1.5e-3,
         "encoder.second_click": 0.5,
         "finetune.batch_size": 3,
     }

@@ -41,7 +41,7 @@ def test_the_digest_is_that_of_a_single_process(blocks, reader, tmp_path, order,
     assert not (tmp_path / "cache" / TOKEN_NAME).exists()
     lines = [line for line in context.progress.lines if "rows/s" in line]
     assert len(lines) == 3
-    assert "0 rows" not in lines[0]
+    assert ": 0 rows" not in lines[0]
 
 
 def test_only_what_is_missing_becomes_a_task(blocks, reader, tmp_path):

@@ -6,8 +6,7 @@ multiplication, ``google_crc32c`` everywhere. The first is taken where it is ins
 
 import importlib
 import importlib.util
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +16,22 @@ __all__ = ["CRC_BYTES", "crc32c", "crc32c_library", "row_checksums"]
 CRC_BYTES = 4
 
 
-def _load() -> tuple[Callable[[Any], int], str]:
+class Crc32c(Protocol):
+    """What either library gives."""
+
+    def __call__(self, data: Any, previous: int = 0, /) -> int: ...  # noqa: ANN401
+
+
+def _load() -> tuple["Crc32c", str]:
     if importlib.util.find_spec("awscrt") is not None:
         return importlib.import_module("awscrt.checksums").crc32c, "awscrt"
-    return importlib.import_module("google_crc32c").value, "google-crc32c"
+    extend = importlib.import_module("google_crc32c").extend
+    return lambda data, previous=0: extend(previous, data), "google-crc32c"
 
 
 crc32c, crc32c_library = _load()
-"""The crc32c of contiguous bytes (an array of uint8, or ``bytes``), and whose function that is."""
+"""The crc32c of contiguous bytes (an array of uint8, or ``bytes``), and whose function that is; a
+second argument is the crc32c of what comes before them."""
 
 
 def row_checksums(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint32]:

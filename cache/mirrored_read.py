@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.direct_read import Lookup
 from cache.errors import CacheCorruptError
 from cache.ledger_entry import ShardFile
 from cache.mirror import Mirror
+from cache.open_shards import Lookup
 from cache.schema import ArraySpec
 
 __all__ = ["MirroredReader"]

@@ -124,17 +124,17 @@ def test_an_array_of_another_layout_is_read_by_zarr_and_still_verified(copy):
 
 
 def test_more_shards_than_files_may_be_open(finished, monkeypatch):
-    monkeypatch.setattr("cache.direct_read._OPEN_FILES", 3)
+    monkeypatch.setattr("cache.open_shards._OPEN_FILES", 3)
     reader = CacheReader(finished)
     rows = np.random.default_rng(0).permutation(28).tolist()
     for row in rows:
         reader.read_into(outs := memory(LEVELS, 1), [row])
         np.testing.assert_array_equal(outs["features_s4"], values_of(BY_NAME["features_s4"], [row]))
-    assert len(reader._direct._open) <= 3
+    assert len(reader._direct._files.known) <= 3
 
 
 def test_threads_share_a_reader(finished, monkeypatch):
-    monkeypatch.setattr("cache.direct_read._OPEN_FILES", 4)
+    monkeypatch.setattr("cache.open_shards._OPEN_FILES", 4)
     reader, wrong = CacheReader(finished), []
 
     def work(seed):

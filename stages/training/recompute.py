@@ -5,13 +5,13 @@ Recomputed, a part keeps what goes in and comes out, and runs once more when its
 second run draws the same random numbers and leaves running statistics alone.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from efficient_medsam2.networks.records import SliceFeatures
@@ -25,17 +25,50 @@ R = TypeVar("R")
 
 
 def encode(runner: SliceRunner, pixels_B3SS: Tensor, *, recompute: bool) -> SliceFeatures:
-    """``runner.encode``; with ``recompute`` the encoder's maps are made again for the gradient."""
+    """``runner.encode``; with ``recompute`` the encoder makes inner maps again for its gradient.
+
+    Block by block, so that at any time the inner maps of one block alone are there.
+    """
     if not recompute or not torch.is_grad_enabled():
         return runner.encode(pixels_B3SS)
+    encoder = runner.model.vision_encoder
+    with _blocks_recomputed(_blocks(encoder) or [encoder.backbone]):
+        return runner.encode(pixels_B3SS)
 
+
+def _blocks(module: nn.Module, *, in_a_row: bool = False) -> list[nn.Module]:
+    """Give the outermost compound modules that stand in a sequence: residual blocks and such."""
+    sequence = isinstance(module, nn.Sequential | nn.ModuleList)
+    children = list(module.children())
+    if in_a_row and children and not sequence:
+        return [module]
+    return [block for child in children for block in _blocks(child, in_a_row=sequence)]
+
+
+@contextmanager
+def _blocks_recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Let blocks keep what goes in and comes out alone, in the forward passes of this context."""
+    try:
+        for block in blocks:
+            block.forward = partial(_checkpointed, block, block.forward)
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
+
+
+def _checkpointed(
+    block: nn.Module,
+    forward: Callable[..., Any],
+    *arguments: Any,  # noqa: ANN401 - whatever the block takes
+    **named: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), still_norms(runner.model.vision_encoder)
+        return nullcontext(), still_norms(block)
 
-    features: SliceFeatures = checkpoint(
-        runner.encode, pixels_B3SS, use_reentrant=False, context_fn=contexts
+    return checkpoint(
+        partial(forward, **named), *arguments, use_reentrant=False, context_fn=contexts
     )
-    return features
 
 
 def recomputed(function: Callable[P, R], *, recompute: bool) -> Callable[P, R]:

@@ -5,63 +5,21 @@ is a batch that a training step could use. A format whose package is not install
 by name.
 """
 
-import importlib.util
-import io
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cache_samples import LEVELS, Batch, empty_batch, index, sample, samples, spec
+from benchmarks.cache_format import Format, Read, flush
+from benchmarks.cache_samples import LEVELS, Batch, index, sample, samples, spec
+from benchmarks.streaming_formats import STREAMING
 from cache import CacheReader, CacheWriter
 from cache.encoding import StoredWord, encode
 from cache.schema import TILE_SIDE
 
-__all__ = ["FORMATS", "Format", "Read", "check", "check_int8", "installed"]
-
-Read = Callable[[Sequence[int], Batch], Any]
-"""Fill a batch with the samples of these numbers. What it returns are the samples' numbers where
-the format chooses them itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """One way.
-
-    Attributes:
-        name: as it is printed and stands in the ratios.
-        write: (folder, samples) → nothing; ends with everything on the disk.
-        open: folder → how to read batches.
-        package: what must be installed.
-        folder_of: name of the format whose files it reads, where not its own.
-        streaming: whether samples come in an order of its own.
-        check: refuses wrong values; None: ``check``, which wants the samples' own bytes.
-    """
-
-    name: str
-    write: Callable[[Path, int], None]
-    open: Callable[[Path], Read]
-    package: str | None = None
-    folder_of: str | None = None
-    streaming: bool = False
-    check: Callable[[Read, Sequence[int], str], None] | None = None
-
-
-def installed(item: Format) -> bool:
-    """Whether the package that a format needs is there."""
-    return item.package is None or importlib.util.find_spec(item.package) is not None
-
-
-def flush(folder: Path) -> None:
-    """Force all files of a folder to the disk."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+__all__ = ["FORMATS", "check_int8"]
 
 
 def _write_raw(folder: Path, count: int) -> None:
@@ -239,87 +197,6 @@ def _open_h5py(folder: Path) -> Read:
     return read
 
 
-def _write_webdataset(folder: Path, count: int) -> None:
-    import webdataset
-
-    with webdataset.ShardWriter(str(folder / "%04d.tar"), maxcount=64, verbose=0) as sink:
-        for number, item in enumerate(samples(count)):
-            sink.write(
-                {"__key__": str(number), **{f"{name}.npy": _npy(item[name]) for name in LEVELS}}
-            )
-    flush(folder)
-
-
-def _npy(values: Any) -> bytes:  # noqa: ANN401
-    sink = io.BytesIO()
-    np.save(sink, values)
-    return sink.getvalue()
-
-
-def _open_webdataset(folder: Path) -> Read:
-    import webdataset
-
-    files = sorted(map(str, folder.glob("*.tar")))
-    data = webdataset.WebDataset(files, shardshuffle=len(files), empty_check=False)
-    stream = iter(data.shuffle(64).decode().repeat())
-
-    def read(rows: Sequence[int], out: Batch) -> list[int]:
-        numbers = []
-        for place in range(len(rows)):
-            item = next(stream)
-            numbers.append(int(item["__key__"]))
-            for name, values in out.items():
-                values[place] = item[f"{name}.npy"]
-        return numbers
-
-    return read
-
-
-def _write_litdata(folder: Path, count: int) -> None:
-    from litdata.streaming.writer import BinaryWriter
-
-    writer = BinaryWriter(str(folder), chunk_bytes=64 << 20)
-    for number, item in enumerate(samples(count)):
-        writer[number] = item
-    writer.done()
-    writer.merge()
-    flush(folder)
-
-
-def _open_by_number(data: Any) -> Read:  # noqa: ANN401 - either library's data set
-    def read(rows: Sequence[int], out: Batch) -> None:
-        for place, row in enumerate(rows):
-            item = data[row]
-            for name, values in out.items():
-                values[place] = item[name]
-
-    return read
-
-
-def _open_litdata(folder: Path) -> Read:
-    from litdata import StreamingDataset
-
-    return _open_by_number(StreamingDataset(str(folder), shuffle=False, max_cache_size="1TB"))
-
-
-def _write_mosaic(folder: Path, count: int) -> None:
-    from streaming import MDSWriter
-
-    columns = {
-        name: "ndarray:float16:" + ",".join(map(str, shape)) for name, shape in LEVELS.items()
-    }
-    with MDSWriter(out=str(folder), columns=columns, size_limit="64mb", exist_ok=True) as writer:
-        for item in samples(count):
-            writer.write(item)
-    flush(folder)
-
-
-def _open_mosaic(folder: Path) -> Read:
-    from streaming import LocalDataset
-
-    return _open_by_number(LocalDataset(str(folder)))
-
-
 def _nothing(folder: Path, count: int) -> None:
     """Write nothing: another format's files are read."""
 
@@ -340,41 +217,6 @@ FORMATS: tuple[Format, ...] = (
         package="tensorstore",
     ),
     Format(name="h5py", write=_nothing, open=_open_h5py, folder_of="hdf5"),
-    Format(
-        name="webdataset",
-        write=_write_webdataset,
-        open=_open_webdataset,
-        package="webdataset",
-        streaming=True,
-    ),
-    Format(
-        name="litdata",
-        write=_write_litdata,
-        open=_open_litdata,
-        package="litdata",
-        streaming=True,
-    ),
-    Format(
-        name="mosaic",
-        write=_write_mosaic,
-        open=_open_mosaic,
-        package="streaming",
-        streaming=True,
-    ),
+    *STREAMING,
 )
 """``raw`` is the yardstick: one file, ``preadv`` into the batch, nothing verified."""
-
-
-def check(read: Read, rows: Sequence[int], name: str) -> None:
-    """Refuse a format that does not give the samples' own bytes.
-
-    Raises:
-        RuntimeError: a value differs.
-    """
-    out = empty_batch(len(rows))
-    numbers = read(rows, out) or rows
-    for place, number in enumerate(numbers):
-        expected = sample(number)
-        for level, values in out.items():
-            if values[place].tobytes() != expected[level].tobytes():
-                raise RuntimeError(f"{name} gives other bytes for sample {number}, {level}")

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cache_formats import FORMATS, Format, Read, check, installed
+from benchmarks.cache_format import Format, Read, check, installed
+from benchmarks.cache_formats import FORMATS
 from benchmarks.cache_samples import LEVELS, SAMPLE_BYTES, Batch, empty_batch
 from benchmarks.page_cache import drop, resident_share, warm
 from cache import CacheReader

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cache_formats import FORMATS, Format, installed
+from benchmarks.cache_format import Format, installed
+from benchmarks.cache_formats import FORMATS
 from benchmarks.cache_samples import SAMPLE_BYTES
 
 __all__ = ["run"]

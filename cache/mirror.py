@@ -361,11 +361,6 @@ class Mirror:
         places = [self.path / name for name in names]
         list(self.pool.map(self.remote.put, names, places))
 
-    def shard_problem(self, file: ShardFile) -> str | None:
-        """Say what a glance tells is wrong with a shard's object, or give ``None``."""
-        found = self.remote.head(file.file)
-        return _problem(None if found is None else found.bytes, file)
-
     def shard_sha256(self, file: ShardFile) -> str:
         """Give the SHA-256 of a shard's object; reads all of it."""
         return self.remote.sha256(file.file)[0]

@@ -16,7 +16,8 @@ from pipeline.inspect_commands import cache_group, doctor, plan, status
 from pipeline.model_commands import models_group
 from pipeline.options import PROGRAM
 from pipeline.repair_command import cache_repair
-from pipeline.run_commands import demo, evaluate, precompute, report, run, train
+from pipeline.report_commands import demo, report
+from pipeline.run_commands import evaluate, precompute, run, train
 from pipeline.store_commands import cache_copy, cache_unlock
 
 __all__ = ["main", "program"]

@@ -208,7 +208,15 @@ def _draw(axes, panel: Panel) -> None:  # type: ignore[no-untyped-def]  # noqa: 
             error_kw={"elinewidth": 1.0, "capsize": 2.5, "ecolor": "#222222"},
             label=name,
         )
-        axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=7, color=_INK, rotation=90)
+        axes.bar_label(
+            bars,
+            fmt="%.3f",
+            padding=2,
+            fontsize=7,
+            color=_INK,
+            rotation=90,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},  # over the teacher's line
+        )
     if panel.teacher is not None:
         axes.axhline(
             panel.teacher, color=_INK, linestyle="--", linewidth=1, label="teacher", zorder=0

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from efficient_medsam2.images.preprocess import squash_slices, to_network_input
-from efficient_medsam2.networks.records import boxes_to_prompts
+from efficient_medsam2.images.preprocess import squash_labels, squash_slices, to_network_input
+from efficient_medsam2.networks.records import Prompts, boxes_to_prompts
 from efficient_medsam2.predictor import VolumePredictor
 from tests.networks.tiny import SIZE, tiny_runner
 
@@ -53,10 +53,13 @@ class ByHand:
             for index in range(self.depth)
         ]
 
-    def follow(self, start, path, *, reverse):
+    def follow(self, start, path, *, reverse, prompts=None, drawn=None):
         runner, here = self.runner, self.features[start]
-        record = runner.prompted(here, boxes_to_prompts(network_boxes()))
-        bank = [runner.remember(here, record, position=start, prompted=True)]
+        if drawn is None:
+            record = runner.prompted(here, prompts or boxes_to_prompts(network_boxes()))
+        else:
+            record = runner.mask_prompted(here, drawn)
+        bank = [runner.remember(here, record, position=start, prompted=True, full_mask_B1SS=drawn)]
         masks = {start: upsampled(record.mask_logits)}
         for position in path:
             here = self.features[position]
@@ -96,6 +99,52 @@ def test_both_directions_equal_a_loop_with_an_endless_memory(runner, start):
     assert masks.shape == (2, 14, 48, 80)
     for position in range(14):
         assert agreement(masks[:, position], expected[position]) > 0.999, position
+
+
+@torch.no_grad()
+def test_clicks_are_scaled_and_followed(runner):
+    image = volume(5)
+    by_hand = ByHand(runner, image)
+    clicks = np.array([[[20, 10], [50, 40]], [[70, 30], [0, 0]]], dtype=float)
+    labels = np.array([[1, 0], [1, -10]])
+    network = torch.from_numpy(clicks * [SIZE / 80, SIZE / 48]).float()
+    prompts = Prompts(points_BN2=network, labels_BN=torch.from_numpy(labels))
+    expected = by_hand.follow(2, (3, 4), reverse=False, prompts=prompts)
+    expected |= by_hand.follow(2, (1, 0), reverse=True, prompts=prompts)
+    predictor = VolumePredictor(runner, image)
+    masks = predictor.follow_points(2, clicks, labels, slices=range(5))
+    for position in range(5):
+        assert agreement(masks[:, position], expected[position]) > 0.999, position
+    assert np.array_equal(masks[:, 2], predictor.segment_points(2, clicks, labels))
+    on_it = predictor.segment_points(2, clicks[:, :1])
+    assert np.array_equal(on_it, predictor.segment_points(2, clicks[:, :1], [[1], [1]]))
+
+
+@torch.no_grad()
+def test_a_drawn_mask_is_its_own_answer_and_is_followed(runner):
+    image = volume(4)
+    drawn = np.zeros((2, 48, 80), dtype=bool)
+    drawn[0, 10:30, 20:60] = drawn[1, 5:20, 40:70] = True
+    network = torch.from_numpy(squash_labels(drawn.astype(np.uint16), SIZE)).float()[:, None]
+    expected = ByHand(runner, image).follow(1, (2, 3), reverse=False, drawn=network)
+    masks = VolumePredictor(runner, image).follow_masks(1, drawn, slices=[1, 2, 3])
+    assert np.array_equal(masks[:, 0], drawn)
+    for position in (2, 3):
+        assert agreement(masks[:, position - 1], expected[position]) > 0.999, position
+    empty = VolumePredictor(runner, image).follow_masks(1, drawn[:0], slices=[1, 2])
+    assert empty.shape == (0, 2, 48, 80)
+
+
+def test_clicks_and_drawings_of_another_shape_are_refused(runner):
+    predictor = VolumePredictor(runner, volume(2))
+    with pytest.raises(ValueError, match=r"expected points \(N, P, 2\)"):
+        predictor.segment_points(0, [[1, 2]])
+    with pytest.raises(ValueError, match=r"expected labels \(1, 1\)"):
+        predictor.segment_points(0, [[[1, 2]]], [1])
+    with pytest.raises(ValueError, match=r"1 \(on the object\), 0"):
+        predictor.segment_points(0, [[[1, 2]]], [[2]])
+    with pytest.raises(ValueError, match=r"expected masks \(N, 48, 80\)"):
+        predictor.follow_masks(0, np.zeros((1, 48, 48)), slices=[0])
 
 
 def test_a_part_of_a_volume_is_followed_in_its_order(runner):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "BOX_LABELS",
+    "IGNORED_LABEL",
     "MemoryEntry",
     "Prompts",
     "SliceFeatures",

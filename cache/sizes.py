@@ -10,6 +10,7 @@ from cache.errors import CacheSpaceError
 from cache.schema import ArraySpec, CacheSpec, RowSpace
 
 __all__ = [
+    "NO_END",
     "check_room",
     "fits",
     "free_bytes",
@@ -69,6 +70,10 @@ def space_errors(path: Path, needed: int) -> Iterator[None]:
             raise
         reason = error.strerror or "no space left"
         raise _no_room(path, needed, free_bytes(path), reason) from error
+
+
+NO_END = 1 << 62
+"""Free bytes of an object store, which tells no end of its room."""
 
 
 def fits(needed: int, free: int) -> bool:

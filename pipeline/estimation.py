@@ -9,9 +9,6 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from stages.estimate_records import CacheEstimate
 
-_NO_END = 1 << 62
-"""An object store tells no end of its room."""
-
 __all__ = ["estimate_of", "print_estimate", "sample_option"]
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -29,6 +26,7 @@ def sample_option(command: CommandT) -> CommandT:
 
 def estimate_of(config: "Config", *, sample: bool) -> "CacheEstimate":
     """What the cache of a config would hold and take, measured as the run would run."""
+    from cache.sizes import NO_END
     from stages.estimate import estimate
 
     if config.run.threads is not None:
@@ -44,7 +42,7 @@ def estimate_of(config: "Config", *, sample: bool) -> "CacheEstimate":
         trained_teacher=config.run.dir / "teacher" / "model" if config.teacher.train else None,
         device=config.run.device,
         sample=sample,
-        free_bytes=_NO_END if config.cache.remote_url is not None else None,
+        free_bytes=NO_END if config.cache.remote_url is not None else None,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.sizes import fits
+from cache.sizes import NO_END, fits
 
 __all__ = ["Alternative", "ArraySize", "CacheEstimate", "CacheSize", "TimeEstimate", "readable"]
 
@@ -64,7 +64,7 @@ class CacheSize:
         overhead: index, ledger, metadata and the teacher's own folder → bytes.
         total_bytes: of the finished folder.
         present_bytes: of a cache that lies there already, whose files are kept or replaced.
-        free_bytes: left on the disk.
+        free_bytes: left on the disk; ``NO_END`` for an object store.
     """
 
     folder: Path
@@ -96,8 +96,11 @@ class CacheSize:
         lines += _table(("array", "rows", "a row", "bytes"), rows)
         if self.present_bytes:
             lines.append(f"there already: {readable(self.present_bytes)}")
-        verdict = "" if self.fits else " - does not fit"
-        lines.append(f"free: {readable(self.free_bytes)} at {self.folder}{verdict}")
+        if self.free_bytes == NO_END:
+            lines.append("free: an object store tells no end of its room")
+        else:
+            verdict = "" if self.fits else " - does not fit"
+            lines.append(f"free: {readable(self.free_bytes)} at {self.folder}{verdict}")
         return tuple(lines)
 
 

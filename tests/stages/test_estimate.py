@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from cache.errors import CacheSpaceError
-from cache.sizes import free_bytes
+from cache.sizes import NO_END, free_bytes
 from stages import precompute
 from stages.cache_settings import CacheConfig, PrecomputeConfig
 from stages.estimate import estimate
@@ -78,6 +78,12 @@ def test_a_finished_cache_needs_neither_room_nor_time(blocks, cache_path):
     assert made.size.present_bytes == written(cache_path)
     assert made.size.needed_bytes < 0.01 * made.size.total_bytes
     assert made.time.parts_s["slices"] == made.time.parts_s["tracks"] == 0
+
+
+def test_an_object_store_has_room_without_end(blocks, tmp_path):
+    made = asked(blocks, tmp_path, sample=False, free_bytes=NO_END)
+    assert made.size.fits
+    assert "free: an object store tells no end of its room" in made.lines()
 
 
 def test_what_does_not_fit_names_settings_that_do_and_their_size(blocks, tmp_path):

@@ -153,8 +153,10 @@ def quantise(values: Tensor) -> tuple[Tensor, Tensor]:
     margins = (0, columns * TILE_SIDE - width, 0, rows * TILE_SIDE - height)
     padded = F.pad(values.float(), margins) if any(margins) else values.float()
     tiled = padded.reshape(*values.shape[:-2], rows, TILE_SIDE, columns, TILE_SIDE)
-    # Division, not a product with the inverse: both libraries round it the same way.
-    scales = tiled.abs().amax(dim=(-3, -1)) / LEVELS_INT8
+    peaks = tiled.abs().amax(dim=(-3, -1))
+    # Division, not a product with the inverse, which CUDA makes of a division by a number: so both
+    # libraries round it the same way.
+    scales = peaks / torch.full_like(peaks, LEVELS_INT8)
     divisor = torch.where(scales > 0, scales, 1.0)[..., :, None, :, None]
     tiles = (tiled / divisor).round().clamp(-LEVELS_INT8, LEVELS_INT8).to(torch.int8)
     whole = tiles.reshape(padded.shape)[..., :height, :width]

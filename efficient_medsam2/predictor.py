@@ -30,6 +30,8 @@ from efficient_medsam2.networks.sam1 import PromptedNetwork, network_input
 __all__ = ["VolumePredictor"]
 
 _ENCODE_AT_ONCE = 4
+_KEEP = 64
+_KEEP_BYTES = 1 << 28
 
 
 class VolumePredictor:
@@ -41,14 +43,14 @@ class VolumePredictor:
     Args:
         runner: the network.
         image: uint8 (D, H, W) or (D, H, W, 3), grey values normalised (``to_uint8``).
-        keep: encoded slices to remember.
+        keep: encoded slices to remember; None: 64, or as many as take 256 MiB.
 
     Raises:
         ValueError: the image is not uint8 or not of such a shape.
     """
 
     def __init__(
-        self, runner: PromptedNetwork, image: npt.NDArray[np.uint8], *, keep: int = 64
+        self, runner: PromptedNetwork, image: npt.NDArray[np.uint8], *, keep: int | None = None
     ) -> None:
         is_grey_or_rgb = image.ndim == 3 or (image.ndim == 4 and image.shape[3] == 3)
         if image.dtype != np.uint8 or not is_grey_or_rgb:
@@ -58,7 +60,7 @@ class VolumePredictor:
             )
         self._runner = runner
         self._image = image
-        self._keep = max(keep, _ENCODE_AT_ONCE)
+        self._keep = keep
         self._features: OrderedDict[int, SliceFeatures] = OrderedDict()
         self._device = next(runner.model.parameters()).device
         self.squash = Squash(height=image.shape[1], width=image.shape[2], size=runner.image_size)
@@ -90,11 +92,18 @@ class VolumePredictor:
             for place, index in enumerate(wanted):
                 rows = torch.tensor([place], device=self._device)
                 self._features[index] = encoded.take(rows)
-            while len(self._features) > self._keep:
+            while len(self._features) > self._most_kept():
                 oldest = next(index for index in self._features if index != slice_index)
                 del self._features[oldest]
         self._features.move_to_end(slice_index)
         return self._features[slice_index]
+
+    def _most_kept(self) -> int:
+        if self._keep is None:
+            one = next(iter(self._features.values()))
+            size = sum(each.nbytes for each in (one.s4, one.s8, one.s16))
+            self._keep = min(_KEEP, _KEEP_BYTES // size)
+        return max(self._keep, _ENCODE_AT_ONCE)
 
     def segment_boxes(self, slice_index: int, boxes_N4: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Masks (N, H, W) of boxes (N, 4) as x0, y0, x1, y1 in image pixels on one slice.

@@ -5,6 +5,7 @@ same, so they write the same bytes (a matrix product may differ in its last bits
 rows). It is kept in the cache's folder, so that a cache is finished as it was begun.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cache.durable import write_durably
 from stages.cache_calls import TeacherCalls
 
-__all__ = ["PROGRESS_NAME", "batch_size_for", "fitting_batch_size", "kept_batch_size"]
+__all__ = [
+    "GPU_SHARERS",
+    "PROGRESS_NAME",
+    "batch_size_for",
+    "fitting_batch_size",
+    "kept_batch_size",
+]
 
 PROGRESS_NAME = "precompute.json"
 """In a cache: what a run that finishes it has to repeat, and nothing that a reader needs."""
@@ -23,7 +30,11 @@ PROGRESS_NAME = "precompute.json"
 _GPU_SHARE = 0.6
 """Of a GPU's memory for a batch through the encoder; tracks need the rest."""
 
-_LARGEST_ON_GPU = 64
+_LARGEST_ON_GPU = 32
+"""64 images of 1024 pixels would make 65 536 attention windows, one more than CUDA's grid takes."""
+
+GPU_SHARERS = "EFFICIENT_MEDSAM2_GPU_SHARERS"
+"""Environment variable: how many workers of this machine have one GPU together."""
 
 _CPU_SHARE = 0.25
 """Of the machine's memory: reading, writing and other programs need the rest."""
@@ -123,10 +134,11 @@ def cpu_batch_size(image_size: int, rows_per_shard: int, memory_bytes: int) -> i
 
 
 def _largest_on_gpu(calls: TeacherCalls, channels: int, most: int) -> int:
-    """Doubled until a batch needs more than its share of the memory."""
+    """Doubled until a batch needs more than this process's share of the memory."""
     total = torch.cuda.get_device_properties(calls.device).total_memory
+    room = _GPU_SHARE * total / int(os.environ.get(GPU_SHARERS, "1"))
     size, side = 1, calls.teacher.image_size
-    while size * 2 <= most and _peak_bytes(calls, size * 2, channels, side) <= _GPU_SHARE * total:
+    while size * 2 <= most and _peak_bytes(calls, size * 2, channels, side) <= room:
         size *= 2
     return size
 

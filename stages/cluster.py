@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from stages.cache_batch_size import GPU_SHARERS
 from stages.errors import ClusterError
 
 __all__ = ["Cluster", "ClusterSettings", "shard_runs", "worker_name"]
@@ -231,7 +232,10 @@ def _local_cluster(settings: ClusterSettings) -> Any:  # noqa: ANN401 - a Dask c
     workers = {}
     for number in range(settings.workers):
         gpus = settings.gpus
-        own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+        own = {}
+        if gpus:
+            sharers = -(-settings.workers // len(gpus))
+            own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)], GPU_SHARERS: str(sharers)}
         workers[number] = {
             "cls": Nanny,
             "options": {

@@ -110,7 +110,9 @@ def estimate(
         )
         return CacheEstimate(size=size, time=None, alternatives=alternatives, notes=tuple(notes))
     took = None
-    if sample:
+    if sample and device == "cuda" and not torch.cuda.is_available():
+        notes.append("time: not measured, because run.device is cuda and this machine has no GPU")
+    elif sample:
         missing = _missing_shares(folder, spec, rows.index)
         took = _time(
             teacher,

@@ -47,7 +47,7 @@ def run(data: DataConfig, config: EvaluateConfig, context: StageContext) -> Arti
         name: folder / "model" for name, folder in context.inputs.items() if name != "precompute"
     }
     runners = {name: load_network(folder) for name, folder in folders.items()}
-    device = pick_device(context.device)
+    device = _own_device(context)
     for runner in runners.values():
         runner.model.to(device)
     kept = context.directory / "models"
@@ -95,6 +95,13 @@ def run(data: DataConfig, config: EvaluateConfig, context: StageContext) -> Arti
     samples.write(context.directory)
     summary = {row["model"]: {key: row[key] for key in ("dsc", "dsc_3d", "nsd")} for row in rows}
     return Artifact(files=("rows.json", "samples.json", "samples.npz"), summary=summary)
+
+
+def _own_device(context: StageContext) -> torch.device:
+    """Where this process computes; one that only hands out tasks needs no GPU of its own."""
+    if context.cluster is not None and not torch.cuda.is_available():
+        return torch.device("cpu")
+    return pick_device(context.device)
 
 
 def _handles(

@@ -198,6 +198,16 @@ def test_memory_does_not_grow_with_the_volume(runner, keep):
     assert most == max(keep, 4)
 
 
+def test_large_features_are_remembered_as_far_as_memory_goes(runner, monkeypatch):
+    one = VolumePredictor(runner, volume(1)).features(0)
+    size = sum(each.nbytes for each in (one.s4, one.s8, one.s16))
+    monkeypatch.setattr("efficient_medsam2.predictor._KEEP_BYTES", 5 * size)
+    predictor = VolumePredictor(runner, volume(16))
+    for index in range(16):
+        predictor.features(index)
+    assert len(predictor._features) == 5
+
+
 def test_what_is_remembered_is_not_encoded_again(runner):
     predictor = VolumePredictor(runner, volume(8))
     calls = []

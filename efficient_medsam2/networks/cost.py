@@ -1,11 +1,14 @@
 """What a network costs: parameters and floating-point operations of one slice."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficient_medsam2.networks.records import boxes_to_prompts
+from efficient_medsam2.networks.records import Prompts, boxes_to_prompts
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.sam1 import PromptedNetwork
 
@@ -34,7 +37,24 @@ def measure_cost(runner: PromptedNetwork) -> NetworkCost:
     device = next(runner.model.parameters()).device
     pixels = torch.zeros(1, 3, size, size, device=device)
     prompts = boxes_to_prompts(torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * size)
-    # Gradients stay on: the counter's module hooks trip over parameters that pass through no_grad.
+    with _without_gradients(runner.model):
+        return _counted(runner, pixels, prompts)
+
+
+@contextmanager
+def _without_gradients(module: nn.Module) -> Iterator[None]:
+    """Let parameters ask for none; under ``no_grad`` the counter's module hooks would trip."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+def _counted(runner: PromptedNetwork, pixels: Tensor, prompts: Prompts) -> NetworkCost:
     with FlopCounterMode(display=False) as prompted:
         features = runner.encode(pixels)
         record = runner.prompted(features, prompts)

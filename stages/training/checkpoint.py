@@ -10,6 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from stages.errors import StageInputError
+
 __all__ = [
     "CHECKPOINT_FOLDER",
     "keep_best",
@@ -37,8 +39,10 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()  # every process writes files of its own
     if accelerator.is_main_process:
-        (partial / _STATE).write_text(json.dumps({"fingerprint": fingerprint, **state}))
+        identity = {"fingerprint": fingerprint, "processes": accelerator.num_processes}
+        (partial / _STATE).write_text(json.dumps({**identity, **state}))
         for path in partial.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
@@ -58,6 +62,9 @@ def load_checkpoint(
 
     Returns:
         Its state, or None where there is none or it belongs to other settings.
+
+    Raises:
+        StageInputError: it was written by another number of processes.
     """
     # A kill between the two renames leaves the previous checkpoint under its old name.
     for name in (CHECKPOINT_FOLDER, f"{CHECKPOINT_FOLDER}.old"):
@@ -67,6 +74,14 @@ def load_checkpoint(
         state: dict[str, Any] = json.loads((folder / _STATE).read_text())
         if state.pop("fingerprint") != fingerprint:
             continue
+        processes = state.pop("processes", 1)
+        if processes != accelerator.num_processes:
+            raise StageInputError(
+                f"{folder}: this checkpoint is of a run in {processes} processes, not "
+                f"{accelerator.num_processes}. Continue it: accelerate launch --num_processes "
+                f"{processes} train_one_gpu.py with the same settings; or start the stage anew: "
+                "--no-resume"
+            )
         accelerator.load_state(str(folder))
         return state
     return None

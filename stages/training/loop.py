@@ -2,7 +2,8 @@
 
 Stages differ only in what a batch is and what the loss is: they hand over a ``TrainingTask``.
 Batches are a pure function of their number and every step seeds its own random stream, so a run
-that was killed anywhere continues with the losses of one that was not.
+that was killed anywhere continues with the losses of one that was not: to the bit on a CPU, to
+rounding on a GPU, which adds up some gradients in no fixed order.
 """
 
 import math
@@ -58,6 +59,8 @@ def train(
     """
     accelerator = _accelerator(config, context)
     module, optimizer = accelerator.prepare(task.module, make_optimizer(task.module, config))
+    if accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(accelerator.device)
     state = (
         load_checkpoint(accelerator, context.directory, fingerprint=context.fingerprint)
         if context.resume
@@ -86,6 +89,7 @@ def train(
     if task.best_by is not None and best is not None and best["step"] != state["step"]:
         accelerator.wait_for_everyone()
         restore_best(task.module, context.directory)
+        accelerator.wait_for_everyone()  # the file goes with the checkpoint, later
         if best["step"] == 0:
             context.progress.note(
                 f"{name}: no step made it better on the validation split; the student is handed "

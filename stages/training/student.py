@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Sam2VideoModel, SamConfig, SamModel
 
 from cache import CacheReader
+from efficient_medsam2.networks.device import pick_device
 from efficient_medsam2.networks.model_folder import (
     MODEL_FILES,
     load_runner,
@@ -122,7 +123,7 @@ def hand_on(
         Names of the files, relative to the artifact folder.
     """
     runner.model.cpu().eval()
-    if PartialState().is_main_process:
+    if PartialState(cpu=pick_device(context.device).type == "cpu").is_main_process:
         save_model(runner, context.directory / MODEL_FOLDER, origin=origin, dtype=dtype)
         remove_checkpoint(context.directory)
     return tuple(f"{MODEL_FOLDER}/{name}" for name in MODEL_FILES)

@@ -1,6 +1,7 @@
 """How good a student is on the validation split of the cache: what picks its best weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import overload
 
 import numpy as np
 import torch
@@ -11,17 +12,18 @@ from cache import CacheReader
 from cache.dataset import ShuffledRows, read_slices, read_tracks, select_tracks
 from efficient_medsam2.images import to_network_input
 from efficient_medsam2.metrics import dsc
-from efficient_medsam2.networks.records import Prompts, SliceRecord
+from efficient_medsam2.networks.records import Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.prompts import SampledPrompt, box_of, stack_prompts
 from stages.training.norms import recalibrate_norms
 from stages.training.resizing import resize_images, resize_labels, resize_prompts
 from stages.training.student import smallest_object
-from stages.training.tracking import follow_windows, prompted_by_mask, steps_of
+from stages.training.tracking import follow_windows, prompted_by_mask
 
 __all__ = ["cache_validation", "recalibrate_on_cache"]
 
 _ROWS_AT_ONCE = 16
+_TRACK_SLICES_AT_ONCE = 96
 _CALIBRATED_AT_ONCE, _CALIBRATION_BATCHES = 32, 8
 
 
@@ -105,6 +107,30 @@ def _masks(record: SliceRecord, size: int) -> np.ndarray:
     return masks
 
 
+class _Encoded(Sequence[SliceFeatures]):
+    """Features of each step of T tracks, encoded when they are asked for: one step's at a time."""
+
+    def __init__(self, runner: SliceRunner, image_TLCSS: Tensor) -> None:
+        self._runner = runner
+        self._image = image_TLCSS
+
+    def __len__(self) -> int:
+        return self._image.shape[1]
+
+    @overload
+    def __getitem__(self, step: int) -> SliceFeatures: ...
+
+    @overload
+    def __getitem__(self, step: slice) -> Sequence[SliceFeatures]: ...
+
+    def __getitem__(self, step: int | slice) -> SliceFeatures | Sequence[SliceFeatures]:
+        if isinstance(step, slice):
+            return _Encoded(self._runner, self._image[:, step])
+        if not 0 <= step < len(self):
+            raise IndexError(step)
+        return self._runner.encode(_pixels(self._runner, self._image[:, step]))
+
+
 def _boxes(
     reader: CacheReader, runner: SliceRunner, rows: np.ndarray, smallest: int
 ) -> list[float]:
@@ -146,10 +172,10 @@ def _tracks(reader: CacheReader, runner: SliceRunner, tracks: np.ndarray) -> lis
     scores: list[float] = []
     for length in np.unique(lengths).tolist():
         same = tracks[lengths == length]
-        for start in range(0, len(same), _ROWS_AT_ONCE):
-            batch = read_tracks(reader, same[start : start + _ROWS_AT_ONCE], length=length)
+        at_once = max(1, min(_ROWS_AT_ONCE, _TRACK_SLICES_AT_ONCE // length))
+        for start in range(0, len(same), at_once):
+            batch = read_tracks(reader, same[start : start + at_once], length=length)
             count = len(batch.tracks)
-            features = runner.encode(_pixels(runner, batch.image.flatten(0, 1)))
             size = batch.label.shape[-1]
             prompts = resize_prompts(
                 Prompts(points_BN2=batch.points, labels_BN=batch.labels),
@@ -159,7 +185,7 @@ def _tracks(reader: CacheReader, runner: SliceRunner, tracks: np.ndarray) -> lis
             first = resize_labels(batch.label[:, 0], runner.image_size)
             records, _ = follow_windows(
                 runner,
-                steps_of(features, count, length),
+                _Encoded(runner, batch.image),
                 prompts.to(device),
                 num_frames=batch.num_frames,
                 masks_T1SS=(first == batch.object_id[:, None, None]).float().unsqueeze(1),

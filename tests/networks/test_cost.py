@@ -30,6 +30,17 @@ def test_measuring_leaves_no_gradients():
     runner = tiny_runner()
     measure_cost(runner)
     assert all(value.grad is None for value in runner.model.parameters())
+    assert all(value.requires_grad for value in runner.model.parameters())
+
+
+def test_measuring_builds_no_graph():
+    runner = tiny_runner()
+    made = []
+    hook = runner.model.mask_decoder.register_forward_hook(lambda *call: made.append(call[2][0]))
+    measure_cost(runner)
+    hook.remove()
+    assert made
+    assert not any(logits.requires_grad for logits in made)
 
 
 def test_a_student_costs_a_third_of_the_small_teacher_or_less():

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from stages.errors import StageConfigError
+from stages.errors import StageConfigError, StageInputError
 from stages.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from stages.training.journal import Journal, read_journal
 from stages.training.loop import share_done, train
@@ -102,6 +102,17 @@ def test_a_checkpoint_of_other_settings_is_not_continued(trained, tmp_path):
     module.weight.data.zero_()
     assert load(accelerator, tmp_path, "b") is None
     assert not weight(module).any()
+
+
+def test_a_checkpoint_of_two_processes_is_refused_by_one(trained, tmp_path):
+    accelerator, _ = trained
+    save(accelerator, tmp_path, 4)
+    file = tmp_path / "checkpoint" / "state.json"
+    state = json.loads(file.read_text())
+    assert state["processes"] == 1
+    file.write_text(json.dumps(state | {"processes": 2}))
+    with pytest.raises(StageInputError, match=r"--num_processes 2 .* --no-resume"):
+        load(accelerator, tmp_path)
 
 
 def test_a_kill_while_writing_leaves_the_previous_checkpoint(trained, tmp_path):

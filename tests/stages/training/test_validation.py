@@ -44,6 +44,19 @@ def test_figures_are_means_over_objects_and_tracks(reader, runner):
     assert figures["dsc_3d"] == pytest.approx(float(np.mean(scores)), abs=0.02)
 
 
+def test_long_tracks_are_measured_a_few_at_a_time(reader, runner, monkeypatch):
+    together = cache_validation(reader, runner)()
+    monkeypatch.setattr("stages.training.validation._TRACK_SLICES_AT_ONCE", 2)
+    shapes = []
+    hook = runner.model.vision_encoder.register_forward_pre_hook(
+        lambda module, given: shapes.append(given[0].shape[0])
+    )
+    alone = cache_validation(reader, runner)()
+    hook.remove()
+    assert alone["dsc_3d"] == pytest.approx(together["dsc_3d"], abs=1e-3)
+    assert shapes[-1] == 1
+
+
 def test_without_an_object_the_score_is_zero(reader, runner):
     spec = SimpleNamespace(precompute={"data.smallest": 10**6})
     nothing_large = SimpleNamespace(

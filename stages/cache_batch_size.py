@@ -5,7 +5,6 @@ same, so they write the same bytes (a matrix product may differ in its last bits
 rows). It is kept in the cache's folder, so that a cache is finished as it was begun.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cache.durable import write_durably
 from stages.cache_calls import TeacherCalls
+from stages.gpu_share import gpu_sharers
 
 __all__ = [
-    "GPU_SHARERS",
     "PROGRESS_NAME",
     "batch_size_for",
     "fitting_batch_size",
@@ -32,9 +31,6 @@ _GPU_SHARE = 0.6
 
 _LARGEST_ON_GPU = 32
 """64 images of 1024 pixels would make 65 536 attention windows, one more than CUDA's grid takes."""
-
-GPU_SHARERS = "EFFICIENT_MEDSAM2_GPU_SHARERS"
-"""Environment variable: how many workers of this machine have one GPU together."""
 
 _CPU_SHARE = 0.25
 """Of the machine's memory: reading, writing and other programs need the rest."""
@@ -136,7 +132,7 @@ def cpu_batch_size(image_size: int, rows_per_shard: int, memory_bytes: int) -> i
 def _largest_on_gpu(calls: TeacherCalls, channels: int, most: int) -> int:
     """Doubled until a batch needs more than this process's share of the memory."""
     total = torch.cuda.get_device_properties(calls.device).total_memory
-    room = _GPU_SHARE * total / int(os.environ.get(GPU_SHARERS, "1"))
+    room = _GPU_SHARE * total / gpu_sharers()
     size, side = 1, calls.teacher.image_size
     while size * 2 <= most and _peak_bytes(calls, size * 2, channels, side) <= room:
         size *= 2

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from stages.cache_batch_size import GPU_SHARERS
 from stages.errors import ClusterError
+from stages.gpu_share import GPU_SHARERS
 
 __all__ = ["Cluster", "ClusterSettings", "shard_runs", "worker_name"]
 

@@ -21,6 +21,7 @@ from cache.ledger import LedgerEntry, load_ledger
 from cache.ledger_entry import EntryReader, entry_path
 from cache.ledger_seal import SEAL_NAME
 from cache.lock import LOCK_NAME, FolderLock
+from cache.mending import repair_command
 from cache.mirror_sync import is_shard
 from cache.remote import RemoteFolder
 from cache.remote_lock import LOCK_OBJECT, RemoteLock
@@ -103,8 +104,7 @@ def _upload_shard(
         if sha256_of_file(path / file.file) != file.sha256:
             raise CacheCorruptError(
                 f"{path / file.file} has other bytes than were written. Mend it: "
-                f"efficient-medsam2 cache verify --repair {path}, then efficient-medsam2 "
-                f"precompute --set cache.path={path}"
+                f"{repair_command(path)}"
             )
     names = [file.file for file in entry.arrays.values()]
     list(pool.map(remote.put, names, [path / name for name in names]))

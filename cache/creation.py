@@ -26,6 +26,7 @@ from cache.layout import (
 )
 from cache.ledger import LedgerEntry, ShardFile, entry_path, load_ledger
 from cache.lock import LOCK_NAME, FolderLock
+from cache.mending import precompute_command
 from cache.schema import CacheSpec, Difference, RowSpace
 from cache.sizes import check_room, required_bytes, space_errors
 from cache.store import ArrayStore
@@ -82,7 +83,7 @@ def _refuse_other_folder(path: Path) -> None:
     if others:
         raise CacheMissingError(
             f"{path} is not empty and holds no cache (it has {', '.join(others[:3])}). "
-            "Name another folder: efficient-medsam2 precompute --set cache.path=FOLDER"
+            f"Name another folder: {precompute_command('FOLDER')}"
         )
 
 
@@ -173,7 +174,7 @@ def _refuse_other_cache(
     raise CacheStaleError(
         f"{path} holds a cache of other settings: {key} is {theirs!r} there, {mine!r} now{more}. "
         "Use another folder (--set cache.path=FOLDER), or replace this cache: "
-        "efficient-medsam2 run --only precompute --force precompute"
+        f"{precompute_command(path)} --force precompute"
     )
 
 
@@ -183,6 +184,8 @@ def shard_problem(path: Path, file: ShardFile) -> str | None:
         size = (path / file.file).stat().st_size
     except FileNotFoundError:
         return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
     return None if size == file.bytes else f"has {size} bytes, not {file.bytes}"
 
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from cache.durable import canonical_json, sha256_of_bytes, write_durably
 from cache.errors import CacheCorruptError, CacheMissingError, CacheStaleError
+from cache.mending import precompute_command, repair_command
 from cache.schema import ROW_SPACES, SCHEMA_VERSION, CacheSpec, RowSpace
 
 __all__ = [
@@ -102,7 +103,7 @@ def read_header(path: Path) -> CacheHeader:
     if not file.is_file():
         raise CacheMissingError(
             f"{path}: no cache here ({HEADER_NAME} is missing). "
-            f"Make one: efficient-medsam2 precompute --set cache.path={path}"
+            f"Make one: {precompute_command(path)}"
         )
     record = _read_json(file)
     version = record.get("schema_version")
@@ -174,9 +175,5 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _damaged(file: Path, reason: str) -> CacheCorruptError:
-    mend = (
-        f"Write it again, keeping all rows: efficient-medsam2 cache repair {file.parent} -c CONFIG"
-        if file.name == HEADER_NAME
-        else f"Delete the file, then: efficient-medsam2 precompute --set cache.path={file.parent}"
-    )
+    mend = f"Write it again, keeping all rows: {repair_command(file.parent)}"
     return CacheCorruptError(f"{file} is damaged: {reason}. {mend}")

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from cache.durable import canonical_json, sha256_of_bytes, write_durably
 from cache.errors import CacheCorruptError, CacheStaleError
 from cache.layout import LEDGER_FOLDER, CacheHeader
+from cache.mending import repair_command
 from cache.schema import RowSpace
 from cache.statistics import ChannelSums
 
@@ -239,6 +240,4 @@ def damaged_entry(file: Path, reason: str) -> CacheCorruptError:
 
 
 def _mend(file: Path) -> str:
-    return (
-        f"Write its rows again: efficient-medsam2 precompute --set cache.path={file.parent.parent}"
-    )
+    return f"Write its rows again: {repair_command(file.parent.parent)}"

@@ -10,6 +10,7 @@ import numpy as np
 
 from cache.errors import CacheCorruptError
 from cache.ledger_entry import ShardFile
+from cache.mending import repair_command
 from cache.schema import ArraySpec
 from cache.shard_index import ShardIndex
 from cache.store import ArrayStore
@@ -118,5 +119,5 @@ class OpenShards:
         return CacheCorruptError(
             f"{self._cache / file.file} {problem}: row {row} of {array.name}, shard "
             f"{row // self._rows_per_shard} of {array.rows}, cannot be read. Write it again: "
-            f"efficient-medsam2 precompute --set cache.path={self._cache}"
+            f"{repair_command(self._cache)}"
         )

@@ -23,6 +23,7 @@ from cache.index import CacheIndex
 from cache.index_files import INDEX_FOLDER, read_index
 from cache.layout import STATISTICS_NAME, CacheHeader, read_complete_mark, read_header
 from cache.ledger import Ledger, ShardFile, cache_digest, open_ledger
+from cache.mending import precompute_command
 from cache.mirror import Mirror
 from cache.mirrored_read import MirroredReader
 from cache.schema import ArraySpec, CacheSpec, RowSpace
@@ -124,7 +125,7 @@ class CacheReader:
 
     @property
     def _precompute(self) -> str:
-        return f"efficient-medsam2 precompute --set cache.path={self.path}"
+        return precompute_command(self.path)
 
     def digest(self) -> str:
         """Give the content identity of what is written, independent of the folder's place."""

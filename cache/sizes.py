@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cache.errors import CacheSpaceError
+from cache.mending import precompute_command
 from cache.schema import ArraySpec, CacheSpec, RowSpace
 
 __all__ = [
@@ -90,5 +91,5 @@ def free_bytes(path: Path) -> int:
 def _no_room(path: Path, needed: int, free: int, reason: str) -> CacheSpaceError:
     return CacheSpaceError(
         f"{path}: {reason}: {needed:,} bytes needed, {free:,} free. Finished shards are kept. "
-        f"Make room, then go on: efficient-medsam2 precompute --set cache.path={path}"
+        f"Make room, then go on: {precompute_command(path)}"
     )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import CacheCorruptError
+from cache.mending import repair_command
 from cache.schema import ArraySpec
 from cache.shard_index import ShardIndex
 
@@ -95,6 +96,5 @@ def damaged_shard(
     """Make the error of a shard whose bytes cannot be trusted, with what mends it."""
     return CacheCorruptError(
         f"{cache / file}: rows of {array.name}, shard {shard} of {array.rows}, cannot be read: "
-        f"{reason}. Find all damage and mend it: efficient-medsam2 cache verify --repair {cache}, "
-        f"then efficient-medsam2 precompute --set cache.path={cache}"
+        f"{reason}. Find all damage and mend it: {repair_command(cache)}"
     )

@@ -27,6 +27,7 @@ from cache.layout import (
 )
 from cache.ledger import Ledger, LedgerEntry, ShardFile, cache_digest, load_ledger
 from cache.ledger_seal import SEAL_NAME, seal_problem
+from cache.mending import repair_command
 from cache.mirror import Mirror
 from cache.schema import ROW_SPACES, RowSpace
 
@@ -41,7 +42,8 @@ __all__ = [
 
 
 DigestFiles = Callable[[Sequence[tuple[ShardFile, ...]]], Iterable[tuple[int, tuple[str, ...]]]]
-"""Shards' files → (number of the shard in the sequence, SHA-256 of each file), in any order."""
+"""Shards' files → (number of the shard in the sequence, SHA-256 of each file), in any order; empty
+for a file that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ class VerifyReport:
             first = "; ".join(str(part) for part in self.bad[:3])
             raise CacheCorruptError(
                 f"{path}: {len(self.bad)} bad parts: {first}. Make exactly these again: "
-                f"efficient-medsam2 cache repair {path} -c CONFIG"
+                f"{repair_command(path)}"
             )
 
 
@@ -163,7 +165,9 @@ def verify(
     digested = digest_files(to_read) if digest_files else _digests_here(to_read, sha256)
     for number, digests in digested:
         for file, digest in zip(to_read[number], digests, strict=True):
-            if digest != file.sha256:
+            if not digest:
+                reasons[file] = "cannot be read: the disk gives an error, or refuses it"
+            elif digest != file.sha256:
                 reasons[file] = "has other bytes than were written (SHA-256 differs)"
             checked += 1
             if progress:
@@ -190,7 +194,15 @@ def _digests_here(
 
 
 def _shard_sha256(path: Path, file: ShardFile) -> str:
-    return sha256_of_file(path / file.file)
+    return _sha256(path / file.file)
+
+
+def _sha256(file: Path) -> str:
+    """Give a file's SHA-256; nothing where the disk does not give its bytes."""
+    try:
+        return sha256_of_file(file)
+    except OSError:
+        return ""
 
 
 def _sample(entries: list[LedgerEntry], share: float | None) -> list[LedgerEntry]:
@@ -264,6 +276,6 @@ def _bad_completion(
     if problem:
         bad += part(f"{LEDGER_FOLDER}/{SEAL_NAME}", problem)
     file = path / STATISTICS_NAME
-    if not file.is_file() or sha256_of_file(file) != mark.statistics_sha256:
+    if not file.is_file() or _sha256(file) != mark.statistics_sha256:
         bad += part(STATISTICS_NAME, "is missing or has other bytes than were written")
     return bad

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from cache.errors import CacheLockedError
 from cache.layout import LEDGER_FOLDER
+from cache.mending import precompute_command
 from cache.schema import RowSpace
 
 __all__ = [
@@ -142,6 +143,6 @@ def remove_shard_locks(folder: Path) -> None:
 def _refused(folder: Path) -> CacheLockedError:
     return CacheLockedError(
         f"{folder}: this worker's permission to write is over: the precompute that gave it has "
-        "ended, or another one has begun. Nothing was published. Go on: efficient-medsam2 "
-        f"precompute --set cache.path={folder}"
+        "ended, or another one has begun. Nothing was published. Go on: "
+        f"{precompute_command(folder)}"
     )

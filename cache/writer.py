@@ -29,6 +29,7 @@ from cache.ledger import LedgerEntry, cache_digest, entry_path, read_entry
 from cache.ledger_entry import EntryReader, without_sums
 from cache.ledger_seal import encode_seal, seal_path
 from cache.lock import FolderLock
+from cache.mending import precompute_command
 from cache.mirror import Mirror
 from cache.remote_lock import RemoteLock
 from cache.schema import CacheSpec, RowSpace
@@ -270,8 +271,8 @@ class CacheWriter:
             if missing:
                 raise CacheMissingError(
                     f"{self.path}: {len(missing)} of {self.shard_count(space)} {space} shards "
-                    f"are not written (first: {missing[0]}). Go on: efficient-medsam2 precompute "
-                    f"--set cache.path={self.path}"
+                    f"are not written (first: {missing[0]}). Go on: "
+                    f"{precompute_command(self.path)}"
                 )
         statistics = self._statistics()
         digest = cache_digest(self._header, self._finished)

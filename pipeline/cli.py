@@ -3,6 +3,7 @@
 # ruff: noqa: D301 (click takes \b, the character, as "do not rewrap this paragraph")
 
 import errno
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,7 +24,11 @@ from pipeline.store_commands import cache_copy, cache_unlock
 __all__ = ["main", "program"]
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_EXIT_BUG, _EXIT_SPACE, _EXIT_INTERRUPTED = 1, 5, 130
+_PATH_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOENT", "EEXIST", "ENOTDIR", "EISDIR")
+)
+_EXIT_BUG, _EXIT_USAGE, _EXIT_INPUT, _EXIT_SPACE, _EXIT_INTERRUPTED = 1, 2, 4, 5, 130
 
 
 def _version() -> str:
@@ -100,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("error: interrupted", err=True)
+        again = shlex.join([PROGRAM, *words])
+        click.echo(f"error: interrupted. The same command again: {again}", err=True)
         return _EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 (the outermost frame: every error gets its line)
         if debug:
@@ -119,6 +125,11 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         where = f" at {error.filename}" if error.filename else ""
         return f"no space left{where}: free some and type the same command again", _EXIT_SPACE
+    if isinstance(error, OSError) and error.filename and error.errno in _PATH_ERRORS:
+        return f"{error.filename}: {error.strerror} (--debug shows what wanted it)", _EXIT_USAGE
+    if isinstance(error, OSError) and error.errno == errno.EIO:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}the disk gives an error: check it and its cable first", _EXIT_INPUT
     # PyTorch's class is found by name, so that a short command need not import it.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         first = str(error).partition("\n")[0]

@@ -2,6 +2,8 @@
 
 # ruff: noqa: D301 (click takes \b, the character, as "do not rewrap this paragraph")
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,10 @@ import click
 from pipeline.options import PROGRAM, progress_option, user_models_folder
 
 if TYPE_CHECKING:
+    from cache import CacheSpec
     from cache.verify import VerifyReport
+    from pipeline.config import Config
+    from pipeline.stage_node import StageNode
     from stages.context import Progress
 
 __all__ = ["cache_repair"]
@@ -29,8 +34,9 @@ def cache_repair(path: Path, config: str | None, overrides: tuple[str, ...], pro
 
     Array metadata, statistics and the completion mark are written again from the cache itself.
     Bad shards and a damaged index are made again from the raw data and the teacher of CONFIG, the
-    one that the cache was made with; sound shards are not touched. Exit code 4 if something bad
-    is left.
+    one that the cache was made with; sound shards are not touched. What would stop that is found
+    out before anything is taken out. A repair that was stopped goes on when it is typed again.
+    Exit code 4 if something bad is left.
 
     \b
     efficient-medsam2 cache repair ct.cache -c laptop --set data.source=/data/ct
@@ -41,22 +47,20 @@ def cache_repair(path: Path, config: str | None, overrides: tuple[str, ...], pro
     shown = make_progress(next(kind for kind in PROGRESS_KINDS if kind == progress))
     for _ in range(_ROUNDS):
         report = _verified(path, shown)
-        if report is not None and report.ok and not _lacks_only_its_end(path, report):
+        needed = _to_be_computed(report)
+        if report is not None and report.ok and not needed and not _lacks_its_end(path):
             break
-        _mend(path, report, config, overrides, shown)
+        # Whatever could stop the computing is found out before anything is taken out.
+        node = _prepared(path, needed, config, overrides) if needed else None
+        _mend(path, report, node, shown)
     report = _verified(path, shown)
-    if report is None or not report.ok:
-        bad = 1 if report is None else len(report.bad)
+    if report is None or not report.ok or any(report.missing.values()):
+        bad = 1 if report is None else len(report.bad) + sum(report.missing.values())
         raise CacheCorruptError(
             f"{path}: {bad} bad parts are left. If the disk is failing, copy the cache to "
             f"another one and repair it there: {PROGRAM} cache repair COPY -c CONFIG"
         )
-    missing = {space: count for space, count in report.missing.items() if count}
-    if missing:
-        names = ", ".join(f"{count} of {space}" for space, count in missing.items())
-        click.echo(f"nothing is bad; not written yet: {names} (shards); precompute continues there")
-    else:
-        click.echo(f"sound: {report.checked} of {report.total} shard files compared, 0 bad")
+    click.echo(f"sound: {report.checked} of {report.total} shard files compared, 0 bad")
 
 
 def _verified(path: Path, shown: "Progress") -> "VerifyReport | None":
@@ -73,20 +77,132 @@ def _verified(path: Path, shown: "Progress") -> "VerifyReport | None":
     return report
 
 
-def _lacks_only_its_end(path: Path, report: "VerifyReport") -> bool:
+def _lacks_its_end(path: Path) -> bool:
     from cache.layout import read_complete_mark
 
-    return not any(report.missing.values()) and read_complete_mark(path) is None
+    return read_complete_mark(path) is None
+
+
+def _to_be_computed(report: "VerifyReport | None") -> list[str]:
+    """What only the raw data and the teacher can give again."""
+    from cache.schema import ROW_SPACES
+
+    if report is None:
+        return ["the header"]
+    needed = ["the index"] if any(part.space == "index" for part in report.bad) else []
+    for space in ROW_SPACES:
+        shards = {part.shard for part in report.bad if part.space == space}
+        needed += [f"{space} shard {shard}" for shard in sorted(k for k in shards if k is not None)]
+        # A shard that is bad for want of its ledger entry is missing too.
+        others = report.missing[space] - sum(
+            part.space == space and part.array == "all" for part in report.bad
+        )
+        needed += [f"{others} unwritten shards of {space}"] if others > 0 else []
+    return needed
+
+
+def _prepared(
+    path: Path, needed: list[str], config: str | None, overrides: tuple[str, ...]
+) -> "_Computing":
+    """Load what computes rows of this cache, and refuse what would not.
+
+    Raises:
+        CacheMissingError: there is no config.
+        CacheStaleError: the config is of another cache.
+        ConfigError, DataError, WeightsError: it cannot be used, or data or teacher are not here.
+    """
+    from cache import CacheMissingError, CacheStaleError
+    from cache.mending import repair_command
+    from efficient_medsam2.checkpoints import checkpoint_sha256
+    from pipeline.config import load_config
+    from pipeline.stage_graph import build_graph
+    from stages.cache_examine import settings_differences
+    from stages.cases import source_is_present
+    from stages.convert import CONVERTED_NAME
+
+    if config is None:
+        raise CacheMissingError(
+            f"{path}: to be made again: {', '.join(needed)}. That takes the raw data and the "
+            f"teacher: {repair_command(path)}"
+        )
+    spec = _spec_of(path)
+    own: tuple[str, ...] = (f"cache.path={json.dumps(str(path))}",)
+    if spec is not None:  # how it is stored is the cache's own affair
+        stored = {"format": spec.format, "rows_per_shard": spec.rows_per_shard}
+        stored |= {"dtype": spec.precompute["cache.dtype"]}
+        own += tuple(f"cache.{key}={json.dumps(value)}" for key, value in stored.items())
+    loaded = load_config(config, (*overrides, *own), models=user_models_folder())
+    if not source_is_present(loaded.data):
+        raise click.UsageError(
+            f"the raw data are not here ({loaded.data.source}), and rows are made from them: "
+            "--set data.source=FOLDER"
+        )
+    if spec is not None:
+        differing = settings_differences(spec, loaded.data, loaded.cache, loaded.precompute)
+        if differing:
+            key, there, wanted = differing[0]
+            raise CacheStaleError(
+                f"{path} was made with {key}={there!r}, this config has {wanted!r}; nothing was "
+                f"touched. Type the command again with --set {key}={json.dumps(there)}"
+            )
+    trained = loaded.run.dir / "teacher"
+    checkpoint = trained / "model" if loaded.teacher.train else loaded.teacher.checkpoint
+    checkpoint_sha256(loaded.teacher.kind, checkpoint)  # names what is missing, and where from
+    if (path / CONVERTED_NAME).is_file():
+        click.echo(
+            "note: this cache was converted from another one. Rows that are made again come from "
+            "the teacher itself, so its content changes, and students trained from it become stale"
+        )
+    node = next(node for node in build_graph(loaded) if node.name == "precompute")
+    return _Computing(config=loaded, node=node)
+
+
+def _spec_of(path: Path) -> "CacheSpec | None":
+    from cache import CacheCorruptError
+    from cache.layout import read_header
+
+    try:
+        return read_header(path).spec
+    except CacheCorruptError:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Computing:
+    """What makes rows again."""
+
+    config: "Config"
+    node: "StageNode"
+
+    def run(self, path: Path, shown: "Progress") -> None:
+        """Write what the cache lacks."""
+        from pipeline.artifacts import fingerprint
+        from pipeline.run_lock import locked
+        from stages.context import StageContext
+
+        run = self.config.run
+        run.dir.mkdir(parents=True, exist_ok=True)
+        trained = run.dir / "teacher"
+        with locked(run.dir):
+            self.node.run(
+                StageContext(
+                    directory=path,
+                    inputs={"teacher": trained} if self.config.teacher.train else {},
+                    cache=path,
+                    fingerprint=fingerprint(self.node.settings, {}),
+                    seed=run.seed,
+                    device=run.device,
+                    resume=True,
+                    progress=shown,
+                )
+            )
 
 
 def _mend(
-    path: Path,
-    report: "VerifyReport | None",
-    config: str | None,
-    overrides: tuple[str, ...],
-    shown: "Progress",
+    path: Path, report: "VerifyReport | None", computing: _Computing | None, shown: "Progress"
 ) -> None:
     from cache import CacheMissingError
+    from cache.mending import repair_command
     from cache.repair import mend
 
     needed = ["the header"]
@@ -99,45 +215,10 @@ def _mend(
         needed = ["the index"] if mended.index else []
         for space, shards in mended.missing.items():
             needed += [f"{space} shard {shard}" for shard in shards]
-    if config is None:
+    if computing is None:  # what looked whole was not: a ledger entry was bad
         raise CacheMissingError(
             f"{path}: to be made again: {', '.join(needed)}. That takes the raw data and the "
-            f"teacher: {PROGRAM} cache repair {path} -c CONFIG"
+            f"teacher: {repair_command(path)}"
         )
     click.echo(f"made again: {', '.join(needed)}")
-    _precompute(path, config, overrides, shown)
-
-
-def _precompute(path: Path, config: str, overrides: tuple[str, ...], shown: "Progress") -> None:
-    from efficient_medsam2.checkpoints import checkpoint_sha256
-    from pipeline.artifacts import fingerprint
-    from pipeline.config import load_config
-    from pipeline.run_lock import locked
-    from pipeline.stage_graph import build_graph
-    from stages.cases import source_is_present
-    from stages.context import StageContext
-
-    loaded = load_config(config, (*overrides, f"cache.path={path}"), models=user_models_folder())
-    trained = loaded.run.dir / "teacher"
-    if not source_is_present(loaded.data):
-        raise click.UsageError(
-            f"the raw data are not here ({loaded.data.source}), and rows are made from them: "
-            "--set data.source=FOLDER"
-        )
-    checkpoint = trained / "model" if loaded.teacher.train else loaded.teacher.checkpoint
-    checkpoint_sha256(loaded.teacher.kind, checkpoint)  # names what is missing, and where from
-    node = next(node for node in build_graph(loaded) if node.name == "precompute")
-    loaded.run.dir.mkdir(parents=True, exist_ok=True)
-    with locked(loaded.run.dir):
-        node.run(
-            StageContext(
-                directory=path,
-                inputs={"teacher": trained} if loaded.teacher.train else {},
-                cache=path,
-                fingerprint=fingerprint(node.settings, {}),
-                seed=loaded.run.seed,
-                device=loaded.run.device,
-                resume=True,
-                progress=shown,
-            )
-        )
+    computing.run(path, shown)

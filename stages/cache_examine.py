@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cache import CacheReader
+from cache import CacheReader, CacheSpec
 from cache.durable import sha256_of_file
 from cache.layout import HEADER_NAME
 from efficient_medsam2.checkpoints import NETWORK_SIZES, checkpoint_sha256
@@ -20,7 +20,7 @@ from stages.cache_settings import CacheConfig, PrecomputeConfig, settings_of_cac
 from stages.cases import DataConfig, phantom_digests, source_is_present
 from stages.teacher_source import TeacherConfig
 
-__all__ = ["FILES_NAME", "SKIPPED_NAME", "examine"]
+__all__ = ["FILES_NAME", "SKIPPED_NAME", "examine", "settings_differences"]
 
 FILES_NAME = "files.json"
 """In a cache: size and time of every raw file when it was read, to tell cheaply if one changed."""
@@ -61,7 +61,7 @@ def examine(
         return None, [], ""
     reader = CacheReader(path)
     notes: list[str] = []
-    differing = _settings(reader, data, cache, config)
+    differing = settings_differences(reader.spec, data, cache, config)
     differing += _teacher(reader, teacher, trained_teacher, notes)
     differing += _data(reader, data, path, notes)
     if not reader.complete:
@@ -70,14 +70,15 @@ def examine(
     return reader.digest(), differing, "; ".join(notes)
 
 
-def _settings(
-    reader: CacheReader, data: DataConfig, cache: CacheConfig, config: PrecomputeConfig
+def settings_differences(
+    spec: CacheSpec, data: DataConfig, cache: CacheConfig, config: PrecomputeConfig
 ) -> list[Difference]:
+    """Settings in which a cache differs from what is wanted: (key, its value, wanted value)."""
     wanted = settings_of_cache(data, cache, config)
     wanted |= {"cache.format": cache.format, "cache.rows_per_shard": cache.rows_per_shard}
-    there = dict(reader.spec.precompute)
-    there["cache.format"] = reader.spec.format
-    there["cache.rows_per_shard"] = reader.spec.rows_per_shard
+    there = dict(spec.precompute)
+    there["cache.format"] = spec.format
+    there["cache.rows_per_shard"] = spec.rows_per_shard
     plain = json.loads(json.dumps(wanted))
     return [
         (key, there.get(key), plain.get(key))

@@ -19,6 +19,7 @@ from cache.encoding import StoredWord, stored_word
 from cache.errors import CacheMissingError, CacheStaleError
 from cache.layout import HEADER_NAME
 from cache.levels import STORED_LEVELS, StoredLevel, level_of
+from cache.mending import precompute_command
 from cache.schema import ROW_SPACES
 from stages.cache_arrays import stored_otherwise
 from stages.cache_batch_size import PROGRESS_NAME
@@ -104,7 +105,7 @@ def convert(
     if not reader.complete:
         raise CacheMissingError(
             f"{source}: the cache is not complete, so it cannot be converted. Finish it: "
-            f"efficient-medsam2 precompute --set cache.path={source}"
+            f"{precompute_command(source)}"
         )
     types = types_of(reader.spec)
     if dtype is not None:

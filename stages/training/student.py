@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Sam2VideoModel, SamConfig, SamModel
 
 from cache import CacheReader
+from cache.mending import precompute_command
 from efficient_medsam2.networks.device import pick_device
 from efficient_medsam2.networks.model_folder import (
     MODEL_FILES,
@@ -64,8 +65,8 @@ def open_cache(context: StageContext) -> CacheReader:
     reader = CacheReader(context.cache, mirror=context.mirror)
     if not reader.complete:
         raise StageInputError(
-            f"{context.cache}: the cache is not complete. Finish it: efficient-medsam2 precompute "
-            f"--set cache.path={context.cache}"
+            f"{context.cache}: the cache is not complete. Finish it: "
+            f"{precompute_command(context.cache)}"
         )
     if "train" not in reader.index.cases.splits:
         raise StageInputError(

@@ -1,11 +1,12 @@
 """``cache repair``: exactly what is bad is made again."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-from cache import CacheReader
+from cache import CacheReader, verify
 from pipeline.cli import main
 from tests.cache import example
 from tests.end_to_end import small
@@ -120,3 +121,53 @@ def test_rows_without_a_config_say_what_they_take(finished, capsys):
     printed = capsys.readouterr().err
     assert "to be made again: slices shard 1. That takes the raw data and the teacher" in printed
     assert f"cache repair {finished} -c CONFIG" in printed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"precompute.prompts.per_object": 2}, {"teacher.checkpoint": "/nonexistent"}, {"data.x": 1}],
+)
+def test_nothing_is_taken_out_before_all_is_there_that_makes_it_again(made, damaged, changes):
+    whole, values = made
+    flip(damaged / "arrays/label/c/0/0/0", 3)
+    before = {file: file.read_bytes() for file in damaged.rglob("*") if file.is_file()}
+    assert repair(damaged, {**values, **changes}) in (2, 4, 7)
+    assert main(["cache", "repair", str(damaged), "--progress", "none"]) == 4
+    after = {file: file.read_bytes() for file in damaged.rglob("*") if file.is_file()}
+    before.pop(damaged / ".lock", None)
+    after.pop(damaged / ".lock", None)
+    assert after == before
+    assert repair(damaged, values) == 0
+    assert CacheReader(damaged).digest() == CacheReader(whole).digest()
+
+
+def test_a_repair_that_was_stopped_goes_on(made, damaged, capsys):
+    whole, values = made
+    flip(damaged / "arrays/label/c/0/0/0", 3)
+    assert main(["cache", "verify", str(damaged), "--repair"]) in (0, 4)  # takes out, makes nothing
+    capsys.readouterr()
+    assert main(["cache", "repair", str(damaged), "--progress", "none"]) == 4
+    assert "1 unwritten shards of slices" in capsys.readouterr().err
+    assert repair(damaged, values) == 0
+    assert CacheReader(damaged).digest() == CacheReader(whole).digest()
+
+
+def test_a_cache_stored_otherwise_is_repaired_as_it_is_stored(made, tmp_path, capsys):
+    _, values = made
+    small_one = tmp_path / "int8 cache"
+    words = ["cache", "convert", str(made[0]), str(small_one), "--dtype", "int8"]
+    assert main([*words, "--progress", "none"]) == 0
+    flip(small_one / "arrays/label/c/0/0/0", 3)
+    assert repair(small_one, values) == 0
+    assert "this cache was converted from another one" in capsys.readouterr().out
+    assert CacheReader(small_one).complete
+
+
+def test_a_file_that_the_disk_does_not_give_is_named(finished, monkeypatch, capsys):
+    def failing(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(sys.modules["cache.verify"], "sha256_of_file", failing)
+    report = verify(finished)
+    assert not report.ok
+    assert any("cannot be read: the disk gives an error" in str(part) for part in report.bad)

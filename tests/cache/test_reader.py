@@ -163,7 +163,7 @@ def test_a_flipped_bit_is_named(copy, place):
         CacheReader(copy).read("features_s8", range(5, 10))
     message = str(caught.value)
     assert f"{file}: rows of features_s8, shard 1 of slices" in message
-    assert "efficient-medsam2 cache verify" in message
+    assert f"efficient-medsam2 cache repair {copy} -c CONFIG" in message
 
 
 def test_damaged_statistics_are_named(copy):

@@ -12,7 +12,7 @@ import click
 from pipeline.options import PROGRAM, progress_option, user_models_folder
 
 if TYPE_CHECKING:
-    from cache import CacheSpec
+    from cache import CacheMissingError, CacheSpec
     from cache.verify import VerifyReport
     from pipeline.config import Config
     from pipeline.stage_node import StageNode
@@ -34,9 +34,9 @@ def cache_repair(path: Path, config: str | None, overrides: tuple[str, ...], pro
 
     Array metadata, statistics and the completion mark are written again from the cache itself.
     Bad shards and a damaged index are made again from the raw data and the teacher of CONFIG, the
-    one that the cache was made with; sound shards are not touched. What would stop that is found
-    out before anything is taken out. A repair that was stopped goes on when it is typed again.
-    Exit code 4 if something bad is left.
+    one that the cache was made with; sound shards are not touched. Other settings, another
+    teacher, and what is not here are found out before anything is taken out. A repair that was
+    stopped goes on when it is typed again. Exit code 4 if something bad is left.
 
     \b
     efficient-medsam2 cache repair ct.cache -c laptop --set data.source=/data/ct
@@ -51,8 +51,8 @@ def cache_repair(path: Path, config: str | None, overrides: tuple[str, ...], pro
         if report is not None and report.ok and not needed and not _lacks_its_end(path):
             break
         # Whatever could stop the computing is found out before anything is taken out.
-        node = _prepared(path, needed, config, overrides) if needed else None
-        _mend(path, report, node, shown)
+        computing = _prepared(path, needed, config, overrides) if needed else None
+        _mend(path, report, computing, shown)
     report = _verified(path, shown)
     if report is None or not report.ok or any(report.missing.values()):
         bad = 1 if report is None else len(report.bad) + sum(report.missing.values())
@@ -108,11 +108,10 @@ def _prepared(
 
     Raises:
         CacheMissingError: there is no config.
-        CacheStaleError: the config is of another cache.
+        CacheStaleError: the config or the teacher is of another cache.
         ConfigError, DataError, WeightsError: it cannot be used, or data or teacher are not here.
     """
-    from cache import CacheMissingError, CacheStaleError
-    from cache.mending import repair_command
+    from cache import CacheStaleError
     from efficient_medsam2.checkpoints import checkpoint_sha256
     from pipeline.config import load_config
     from pipeline.stage_graph import build_graph
@@ -121,10 +120,7 @@ def _prepared(
     from stages.convert import CONVERTED_NAME
 
     if config is None:
-        raise CacheMissingError(
-            f"{path}: to be made again: {', '.join(needed)}. That takes the raw data and the "
-            f"teacher: {repair_command(path)}"
-        )
+        raise _wants_config(path, needed)
     spec = _spec_of(path)
     own: tuple[str, ...] = (f"cache.path={json.dumps(str(path))}",)
     if spec is not None:  # how it is stored is the cache's own affair
@@ -147,7 +143,12 @@ def _prepared(
             )
     trained = loaded.run.dir / "teacher"
     checkpoint = trained / "model" if loaded.teacher.train else loaded.teacher.checkpoint
-    checkpoint_sha256(loaded.teacher.kind, checkpoint)  # names what is missing, and where from
+    digest = checkpoint_sha256(loaded.teacher.kind, checkpoint)  # names it where it is missing
+    if spec is not None and digest != spec.teacher.weights_sha256:
+        raise CacheStaleError(
+            f"{path} was made by the weights {spec.teacher.weights_sha256[:12]}, this config's are "
+            f"{digest[:12]}; nothing was touched. Name those: --set teacher.checkpoint=FILE"
+        )
     if (path / CONVERTED_NAME).is_file():
         click.echo(
             "note: this cache was converted from another one. Rows that are made again come from "
@@ -155,6 +156,16 @@ def _prepared(
         )
     node = next(node for node in build_graph(loaded) if node.name == "precompute")
     return _Computing(config=loaded, node=node)
+
+
+def _wants_config(path: Path, needed: list[str]) -> "CacheMissingError":
+    from cache import CacheMissingError
+    from cache.mending import repair_command
+
+    return CacheMissingError(
+        f"{path}: to be made again: {', '.join(needed)}. That takes the raw data and the teacher: "
+        f"{repair_command(path)}"
+    )
 
 
 def _spec_of(path: Path) -> "CacheSpec | None":
@@ -201,8 +212,6 @@ class _Computing:
 def _mend(
     path: Path, report: "VerifyReport | None", computing: _Computing | None, shown: "Progress"
 ) -> None:
-    from cache import CacheMissingError
-    from cache.mending import repair_command
     from cache.repair import mend
 
     needed = ["the header"]
@@ -216,9 +225,6 @@ def _mend(
         for space, shards in mended.missing.items():
             needed += [f"{space} shard {shard}" for shard in shards]
     if computing is None:  # what looked whole was not: a ledger entry was bad
-        raise CacheMissingError(
-            f"{path}: to be made again: {', '.join(needed)}. That takes the raw data and the "
-            f"teacher: {repair_command(path)}"
-        )
+        raise _wants_config(path, needed)
     click.echo(f"made again: {', '.join(needed)}")
     computing.run(path, shown)

@@ -141,6 +141,19 @@ def test_nothing_is_taken_out_before_all_is_there_that_makes_it_again(made, dama
     assert CacheReader(damaged).digest() == CacheReader(whole).digest()
 
 
+def test_another_teacher_is_refused_before_anything_is_taken_out(made, damaged, tmp_path, capsys):
+    _, values = made
+    other = Path(shutil.copytree(values["teacher.checkpoint"], tmp_path / "other"))
+    flip(other / "model.safetensors", -9)
+    flip(damaged / "arrays/label/c/0/0/0", 3)
+    before = shards_of(damaged)
+    assert repair(damaged, {**values, "teacher.checkpoint": other}) == 4
+    assert "nothing was touched. Name those: --set teacher.checkpoint=FILE" in (
+        capsys.readouterr().err
+    )
+    assert shards_of(damaged) == before
+
+
 def test_a_repair_that_was_stopped_goes_on(made, damaged, capsys):
     whole, values = made
     flip(damaged / "arrays/label/c/0/0/0", 3)

@@ -144,7 +144,7 @@ class Epoch:
         size = {} if batch_size is None else {"batch_size": batch_size}
         loop: dict[str, Any] = {**size, "log_every": 1, "checkpoint_seconds": 1e9, "augment": 0}
         loop["recompute"] = recompute
-        runner = new_student(STUDENT, cache, seed=0)
+        runner = new_student(STUDENT, cache, seed=0, device=device)
         self._config: LoopConfig
         self._module: nn.Module
         self._make_batch: Callable[[int], Any]

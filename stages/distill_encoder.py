@@ -132,7 +132,7 @@ def training_rows(reader: CacheReader, config: EncoderConfig) -> np.ndarray:
 def run(student: StudentConfig, config: EncoderConfig, context: StageContext) -> Artifact:
     """Distil the encoder; the artifact's ``model`` folder is the student."""
     reader = open_cache(context)
-    runner = new_student(student, context.cache, seed=context.seed)
+    runner = new_student(student, context.cache, seed=context.seed, device=context.device)
     teacher = TeacherHeads.of_cache(reader, size=runner.image_size, mode=student.resize_targets)
     module = EncoderModule(runner, teacher, config)
     result = train(

@@ -226,7 +226,7 @@ def run_baseline(
 ) -> Artifact:
     """Train the same student from the same initial weights on labels alone."""
     reader = open_cache(context)
-    runner = new_student(student, context.cache, seed=context.seed)
+    runner = new_student(student, context.cache, seed=context.seed, device=context.device)
     config = config.model_copy(update={"steps": steps})
     return _train(reader, runner, config, context, None, label_fraction, name="baseline")
 

@@ -112,7 +112,7 @@ def test_masks_for_new_prompts_from_cached_features(kind, medsam_reader, reader)
 
 def test_a_students_decoder_is_trained_and_a_copied_one_is_not(medsam_cache, cache_path):
     for path, whole in ((medsam_cache, True), (cache_path, False)):
-        runner = new_student(StudentConfig(), path, seed=0)
+        runner = new_student(StudentConfig(), path, seed=0, device="cpu")
         module = EncoderModule(runner, TeacherHeads.of_cache(CacheReader(path)), EncoderConfig())
         trained = {
             name
@@ -125,7 +125,7 @@ def test_a_students_decoder_is_trained_and_a_copied_one_is_not(medsam_cache, cac
 
 
 def test_feature_terms_only_where_levels_are_cached(medsam_reader, medsam_cache):
-    runner = new_student(StudentConfig(), medsam_cache, seed=0)
+    runner = new_student(StudentConfig(), medsam_cache, seed=0, device="cpu")
     module = EncoderModule(runner, TeacherHeads.of_cache(medsam_reader), EncoderConfig())
     terms = module(stream(medsam_reader)(0))
     assert terms.keys() == {"loss", "s16", "mask"}

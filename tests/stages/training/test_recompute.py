@@ -20,7 +20,7 @@ STUDENT = StudentConfig(backbone="mobilenetv3_small_100")
 
 def encoder_case(reader, recompute):
     config = EncoderConfig(batch_size=4, recompute=recompute)
-    runner = new_student(STUDENT, reader.path, seed=0)
+    runner = new_student(STUDENT, reader.path, seed=0, device="cpu")
     heads = TeacherHeads.of_cache(reader, size=runner.image_size)
     batch = SliceStream(
         reader,
@@ -38,7 +38,7 @@ def encoder_case(reader, recompute):
 
 def memory_case(reader, recompute):
     config = MemoryConfig(batch_size=2, length=3, recompute=recompute)
-    runner = new_student(STUDENT, reader.path, seed=0)
+    runner = new_student(STUDENT, reader.path, seed=0, device="cpu")
     windows = TrackStream(
         reader,
         select_tracks(reader, split="train", minimum_length=3),

@@ -113,7 +113,7 @@ def test_the_cached_features_are_all_that_the_decoder_needs(reader, runner):
 
 def test_a_new_student_has_the_teachers_decoder(cache_path, runner):
     config = StudentConfig(backbone="mobilenetv3_small_100")
-    first, again = (new_student(config, cache_path, seed=4) for _ in range(2))
+    first, again = (new_student(config, cache_path, seed=4, device="cpu") for _ in range(2))
     teacher = runner.model.state_dict()
     mine = first.model.state_dict()
     for name in mine:

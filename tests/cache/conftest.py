@@ -40,6 +40,7 @@ def start():
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,10 +1,10 @@
 """A small cache whose every value is known: 2 cases of 7 slices, 2 views, 5 rows a shard.
 
-Run as a script it fills a cache, slowly if asked: ``python example.py FOLDER [SECONDS]``.
+Run as a script it fills a cache, one shard for each line that it is given: ``python example.py
+FOLDER``.
 """
 
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -184,11 +184,11 @@ def shard_values(writer, space, k):
     return {array.name: values_of(array, rows) for array in writer.spec.arrays_of(space)}
 
 
-def fill(writer, *, pause=0.0):
+def fill(writer, *, wait=lambda: None):
     for space in SPACES:
         for k in writer.missing_shards(space):
+            wait()
             writer.write_shard(space, k, shard_values(writer, space, k))
-            time.sleep(pause)
     return writer.finish()
 
 
@@ -211,4 +211,4 @@ def content_of(path):
 if __name__ == "__main__":
     with CacheWriter.create_or_resume(Path(sys.argv[1]), make_spec(), make_index()) as own:
         print("writing", flush=True)
-        fill(own, pause=float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
+        fill(own, wait=sys.stdin.readline)

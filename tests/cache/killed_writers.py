@@ -1,7 +1,8 @@
 """Start a writer, kill it with SIGKILL at a random moment, and again, until nothing is left to do.
 
 ``python killed_writers.py FOLDER SEED`` prints how many writers were killed. The first one is
-killed while it creates the folder; each later one gets at least one shard further.
+killed while it creates the folder; each later one gets at least one shard further, and waits to
+be killed after two, so that a killer that wakes up late still finds it at work.
 """
 
 import os
@@ -12,7 +13,9 @@ import time
 from pathlib import Path
 
 from cache import CacheWriter
-from tests.cache.example import fill, make_index, make_spec
+from tests.cache.example import SPACES, make_index, make_spec, shard_values
+
+SHARDS_A_LIFE = 2
 
 
 def entries(folder):
@@ -21,7 +24,12 @@ def entries(folder):
 
 def write(folder):
     with CacheWriter.create_or_resume(folder, make_spec(), make_index()) as writer:
-        fill(writer)
+        missing = [(space, k) for space in SPACES for k in writer.missing_shards(space)]
+        for space, k in missing[:SHARDS_A_LIFE]:
+            writer.write_shard(space, k, shard_values(writer, space, k))
+        while len(missing) > SHARDS_A_LIFE:
+            signal.pause()
+        writer.finish()
 
 
 def start(folder):

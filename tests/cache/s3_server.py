@@ -7,14 +7,16 @@ read from there at the start, so that a killed server comes back as a real one d
 """
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
 BUCKET = "bucket"
@@ -22,13 +24,25 @@ ACCOUNT = "123456789012"
 
 
 class S3Server:
-    """A server process on loopback."""
+    """A server process on loopback, always on the same port; a context manager that ends it."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, folder: Path) -> None:
+        # Bound and never listened on: nobody else gets the port while the server is dead.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self._port = self._place.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
         self._folder = folder
-        self._port = port
         self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._place.close()
 
     @property
     def options(self) -> dict[str, str]:
@@ -42,10 +56,11 @@ class S3Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while True:
             try:
-                urllib.request.urlopen(f"{self.url}/moto-api/", timeout=5).close()
+                direct.open(f"{self.url}/moto-api/", timeout=60).close()
             except OSError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise
@@ -91,17 +106,24 @@ def _application(folder: Path) -> Callable[[dict[str, Any], Any], Iterable[bytes
         part.write_bytes(found.value)
         part.replace(place)
 
-    def run(environment: dict[str, Any], start: Any) -> Iterable[bytes]:
+    def change(environment: dict[str, Any], start: Any) -> Iterable[bytes]:
         answer = list(application(environment, start))
         path = environment.get("PATH_INFO", "")
-        if environment["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
-            if path.rstrip("/") == bucket:  # a request that deletes several
-                for file in list(folder.iterdir()):
-                    if backend.get_object(BUCKET, unquote(file.name)) is None:
-                        file.unlink(missing_ok=True)
-            elif path.startswith(bucket):
-                persist(path.removeprefix(f"{bucket}/"))
+        if path.rstrip("/") == bucket:  # a request that deletes several
+            for file in list(folder.iterdir()):
+                if backend.get_object(BUCKET, unquote(file.name)) is None:
+                    file.unlink(missing_ok=True)
+        elif path.startswith(bucket):
+            persist(path.removeprefix(f"{bucket}/"))
         return answer
+
+    changing = threading.Lock()  # moto looks at a condition and writes in two steps
+
+    def run(environment: dict[str, Any], start: Any) -> Iterable[bytes]:
+        if environment["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
+            with changing:
+                return change(environment, start)
+        return list(application(environment, start))
 
     return run
 

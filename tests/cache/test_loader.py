@@ -15,8 +15,18 @@ BY_NAME = {array.name: array for array in ARRAYS}
 NAMES = ("features_s4", "features_s8", "image", "label")
 
 
+@pytest.fixture(autouse=True)
+def _others():
+    """Threads that an earlier test has left to the garbage collector are not this one's."""
+    _OTHERS.clear()
+    _OTHERS.update(threading.enumerate())
+
+
+_OTHERS = set()
+
+
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "cache-loader"]
+    return [t for t in threading.enumerate() if t.name == "cache-loader" and t not in _OTHERS]
 
 
 def make(reader, *, arrays=NAMES, seed=3, **options):
@@ -98,7 +108,7 @@ def test_a_forgotten_loader_ends_its_threads(reader):
     next(loader)
     del loader
     gc.collect()
-    limit = time.monotonic() + 5
+    limit = time.monotonic() + 60
     while threads() and time.monotonic() < limit:
         time.sleep(0.01)
     assert threads() == []
@@ -106,8 +116,9 @@ def test_a_forgotten_loader_ends_its_threads(reader):
 
 def test_waiting_is_measured(reader):
     with make(reader) as loader:
+        started = time.perf_counter()
         next(loader)
-        assert 0 < loader.wait_seconds < 5
+        assert 0 < loader.wait_seconds <= time.perf_counter() - started
 
 
 def test_wrong_settings_are_refused(reader):

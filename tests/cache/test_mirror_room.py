@@ -58,7 +58,7 @@ def test_who_needs_room_waits_until_there_is_some(room, gone):
     thread.start()
     assert not taken.wait(0.05)
     room.unuse(["a"])
-    assert taken.wait(10)
+    assert taken.wait(60)
     thread.join()
     assert gone == ["a"]
 

@@ -85,9 +85,9 @@ def test_values_that_are_not_finite_are_refused_by_row(tmp_path):
 def test_writers_killed_at_random_points_leave_the_same_cache(finished, tmp_path, start):
     path = tmp_path / "killed.cache"
     process = start(SCRIPTS / "killed_writers.py", path, 11)
-    printed, errors = process.communicate(timeout=120)
+    printed, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
-    assert int(printed) >= 3
+    assert int(printed) >= 5  # eleven shards, two in each life
     assert content_of(path) == content_of(finished)
     assert CacheReader(path).complete
 
@@ -317,7 +317,7 @@ def test_a_damaged_header_without_a_ledger_that_fits_is_refused(copy, ledger):
 
 def test_one_writer_at_a_time(tmp_path, start):
     path = tmp_path / "new.cache"
-    other = start(SCRIPTS / "example.py", path, 60)
+    other = start(SCRIPTS / "example.py", path)
     assert other.stdout.readline() == "writing\n"
     with pytest.raises(CacheLockedError, match=f"process {other.pid} is writing"):
         resume(path)

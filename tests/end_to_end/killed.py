@@ -2,8 +2,10 @@
 
 ``python killed.py KILLS SEED COMMANDS`` with COMMANDS a JSON list of (folder to watch, arguments);
 prints how often each was killed. A command is killed after it got further than the one before:
-after another finished shard or another checkpoint, so every one ends. The processes are forked
-from this one, which has imported everything and computed nothing, so starting one is quick.
+after another finished shard or another checkpoint, so every one ends, and it waits to be killed
+before it is further by two, so that a killer that wakes up late still finds it at work. The
+processes are forked from this one, which has imported everything and computed nothing, so starting
+one is quick.
 """
 
 import json
@@ -30,9 +32,38 @@ def progress_in(folder):
         return shards, 0, 0
 
 
-def start(arguments):
+def wait_to_be_killed():
+    """Let this process get on by one shard or one checkpoint, and stop it before the next."""
+    got_on = False
+
+    def look(event, values):
+        nonlocal got_on
+        if event not in ("os.rename", "shutil.rmtree"):
+            return
+        place = Path(os.fsdecode(values[event == "os.rename"]))
+        shard = place.match("ledger/*.json")
+        if event == "os.rename" and not got_on:
+            got_on = shard or place.name == "checkpoint"
+        elif got_on and (shard or (event, place.name) in _NEXT):
+            while True:
+                signal.pause()
+
+    sys.addaudithook(look)
+
+
+# The next checkpoint moves the one before away; after the last, the results come and it goes.
+_NEXT = {
+    ("os.rename", "checkpoint.old"),
+    ("os.rename", "manifest.json"),
+    ("shutil.rmtree", "checkpoint"),
+}
+
+
+def start(arguments, *, may_end):
     child = os.fork()
     if child == 0:
+        if not may_end:
+            wait_to_be_killed()
         os._exit(main(arguments))
     return child
 
@@ -41,7 +72,7 @@ def run(folder, arguments, limit, moments):
     kills = 0
     while True:
         before = progress_in(folder)
-        child = start(arguments)
+        child = start(arguments, may_end=kills == limit)
         ended = 0
         while not ended and (kills == limit or progress_in(folder) in (before, (0, 0, 0))):
             time.sleep(0.001)

@@ -104,6 +104,7 @@ def start(code, arguments):
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         env=environment(),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

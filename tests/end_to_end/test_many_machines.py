@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.dask_processes import DaskProcesses
 from cache import CacheReader
-from cache.worker_token import SHARD_LOCK_SUFFIX, TOKEN_NAME
+from cache.worker_token import SHARD_LOCK_SUFFIX, TOKEN_NAME, hold_shard
 from tests.end_to_end import small
 
 pytestmark = pytest.mark.slow
@@ -31,16 +31,35 @@ def shards(cache):
     return len(list(cache.glob("ledger/*.json")))
 
 
+WAITING = f"""
+from cache import CacheWriter
+share = CacheWriter.share
+
+def share_and_wait(self):
+    token = share(self)
+    print("shared", flush=True)
+    input()
+    return token
+
+CacheWriter.share = share_and_wait
+{MAIN}
+"""
+
+
 def test_a_worker_killed_in_the_middle_changes_no_byte(dask, finished, teacher, tmp_path):
     run_dir = tmp_path / "run"
     words = small.words(("precompute",), small.settings(run_dir, teacher))
-    process = small.start(MAIN, [*words, "--scheduler", dask.address])
+    process = small.start(WAITING, [*words, "--scheduler", dask.address])
     cache = run_dir / "cache"
-    while process.poll() is None and shards(cache) < 4:
-        time.sleep(0.002)
-    dask.kill_worker(0)
-    left = shards(cache)
-    _, errors = process.communicate(timeout=300)
+    assert process.stdout.readline() == "shared\n", process.communicate()
+    with hold_shard(cache, "tracks", 0):  # the run cannot end before it is given back
+        process.stdin.write("\n")
+        process.stdin.flush()
+        while process.poll() is None and shards(cache) < 4:
+            time.sleep(0.002)
+        dask.kill_worker(0)
+        left = shards(cache)
+    _, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
     assert 4 <= left < shards(cache)
     assert "dashboard: http://127.0.0.1" in errors
@@ -57,7 +76,7 @@ def run(words):
         env=small.environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

@@ -1,16 +1,17 @@
 """Precompute and train on a loopback S3 server that is killed in the middle of both."""
 
+import itertools
 import json
 import re
-import socket
 import threading
-import time
+from contextlib import suppress
 
 import pytest
 
 pytest.importorskip("obstore", reason="the extra s3 is not installed")
 pytest.importorskip("moto.server", reason="moto[server] is not installed")
 
+from cache.remote import RemoteFolder
 from pipeline.cli import main
 from tests.cache.s3_server import S3Server
 from tests.end_to_end import small
@@ -18,29 +19,32 @@ from tests.end_to_end import small
 pytestmark = pytest.mark.slow
 
 
-def _interrupt(server, *, when):
-    """Kill the server once something is so, and bring it back a moment later."""
+def _interrupt(server, monkeypatch, method, *, shard):
+    """Kill the server when a shard's transfer begins; it comes back once that was noticed."""
+    call, tell = getattr(RemoteFolder, method), RemoteFolder._tell
+    numbers, back = itertools.count(1), threading.Thread(target=server.start)
 
-    def run():
-        while not when():
-            time.sleep(0.01)
-        server.kill()
-        time.sleep(1.0)
-        server.start()
+    def counted(self, name, *rest):
+        if "/c/" in name and next(numbers) == shard:
+            server.kill()
+        return call(self, name, *rest)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
+    def told(self, *, waiting):
+        tell(self, waiting=waiting)
+        if waiting:
+            with suppress(RuntimeError):  # another thread noticed it first
+                back.start()
+
+    monkeypatch.setattr(RemoteFolder, method, counted)
+    monkeypatch.setattr(RemoteFolder, "_tell", told)
+    return back
 
 
 def test_precompute_and_an_encoder_epoch_from_a_store_that_is_killed(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     (tmp_path / "bucket").mkdir()
-    server = S3Server(tmp_path / "bucket", port)
+    server = S3Server(tmp_path / "bucket")
     monkeypatch.setenv("AWS_ENDPOINT", server.url)
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
@@ -55,11 +59,11 @@ def test_precompute_and_an_encoder_epoch_from_a_store_that_is_killed(tmp_path, m
     }
     assert main(small.words(["precompute"], here)) == 0
     assert main(small.words(["train", "encoder"], here)) == 0
-    server.start()
-    try:
-        killer = _interrupt(server, when=lambda: len(server.keys()) > 20)
-        assert main(small.words(["precompute"], there)) == 0
-        killer.join()
+    with server:
+        with monkeypatch.context() as patch:
+            back = _interrupt(server, patch, "put", shard=10)
+            assert main(small.words(["precompute"], there)) == 0
+            back.join()
         printed = capsys.readouterr()
         assert "does not answer" in printed.out + printed.err
         figures = _figures(printed)
@@ -72,10 +76,10 @@ def test_precompute_and_an_encoder_epoch_from_a_store_that_is_killed(tmp_path, m
             "cache.mirror.path": tmp_path / "other",
             "cache.mirror.max_gb": bound / 1e9,
         }
-        shards = (tmp_path / "other").rglob
-        killer = _interrupt(server, when=lambda: any("/c/" in str(file) for file in shards("0")))
-        assert main(small.words(["train", "encoder"], other)) == 0
-        killer.join()
+        with monkeypatch.context() as patch:
+            back = _interrupt(server, patch, "download", shard=3)
+            assert main(small.words(["train", "encoder"], other)) == 0
+            back.join()
         printed = capsys.readouterr()
         assert "does not answer" in printed.out + printed.err
         figures = _figures(printed)
@@ -83,8 +87,6 @@ def test_precompute_and_an_encoder_epoch_from_a_store_that_is_killed(tmp_path, m
         assert figures["evicted"] > 0
         assert main(["cache", "verify", "s3://bucket/a/cache"]) == 0
         assert "0 bad" in capsys.readouterr().out
-    finally:
-        server.kill()
     summaries = [
         json.loads((tmp_path / place / "encoder" / "manifest.json").read_text())
         for place in ("here", "there")

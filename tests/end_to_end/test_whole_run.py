@@ -183,7 +183,7 @@ def test_two_processes_train_one_student_and_keep_one_journal(finished_run):
         env=small.environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """Cases read slice by slice are the cases that loading gives, in memory that stays flat."""
 
+import gc
 import tracemalloc
 from pathlib import Path
 
@@ -228,6 +229,7 @@ def test_findings_spare_the_first_pass(tmp_path, npz, rng, monkeypatch):
 
 def peak_of(source: CaseSource) -> int:
     """Most bytes held while a case is opened and read to the end."""
+    gc.collect()  # what earlier tests left does not decide when the collector comes next
     tracemalloc.start()
     slices = source.open()
     for start in range(0, slices.shape[0], 4):

@@ -53,7 +53,7 @@ def efficient_medsam2(*words, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1200,
     )
 
 

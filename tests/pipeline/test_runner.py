@@ -271,13 +271,16 @@ def test_sigterm_is_an_interrupt_and_the_old_handler_returns(small):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_killed_rerun_is_never_taken_for_done(small):
     small.run()
     small.during["memory"] = lambda context: os.kill(os.getpid(), signal.SIGKILL)
     child = os.fork()
     if child == 0:
-        small.run(force=("memory",))
-        os._exit(0)
+        try:
+            small.run(force=("memory",))
+        finally:
+            os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert state_of(small, "memory") == "missing"
@@ -325,7 +328,7 @@ def test_numbers_of_the_summary_are_shown(small):
 
 def launch(small, **arguments):
     """Run both processes of a launch as threads that meet in every shared stage."""
-    meet = threading.Barrier(2, timeout=5)
+    meet = threading.Barrier(2, timeout=60)
     for name in ("encoder", "memory", "baseline"):
         small.during[name] = lambda context: meet.wait()
     results = {}

@@ -24,7 +24,7 @@ def numbers(count, log=None):
 
 def grown(items, count):
     """Wait until there are so many, and then a little for more."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(items) < count and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.05)
@@ -156,38 +156,46 @@ def test_a_failing_teacher_ends_the_others_and_the_shard_in_hand_is_written():
 
 @pytest.mark.parametrize("waiting_for", ["reader", "teacher", "writer"])
 def test_an_interrupt_ends_the_run_wherever_it_waits(waiting_for):
-    go = threading.Event()
+    there, go, two = threading.Event(), threading.Event(), threading.Event()
     main = threading.main_thread().ident
 
+    def wait_at(role, number):
+        if (role, number) == (waiting_for, 2):
+            there.set()
+            go.wait()
+
     def interrupt():
-        time.sleep(0.05)
+        there.wait()
+        two.wait()
+        time.sleep(0.05)  # more likely than not, the others wait by now too
         signal.pthread_kill(main, signal.SIGINT)
         time.sleep(0.05)
         go.set()
 
     def pieces():
         for number in range(100):
-            if waiting_for == "reader" and number == 2:
-                go.wait()
+            wait_at("reader", number)
             yield number
 
     written = []
 
     def write(shard):
-        if waiting_for == "writer" and shard == 2:
-            go.wait()
+        wait_at("writer", shard)
         written.append(shard)
+        if len(written) == 2:
+            two.set()
 
     def teach(overlap):
         for piece in overlap.pieces():
-            if waiting_for == "teacher" and piece == 2:
-                time.sleep(1)
+            wait_at("teacher", piece)
             overlap.hand_over(piece)
 
-    threading.Thread(target=interrupt).start()
+    interrupter = threading.Thread(target=interrupt)
     overlap = Overlap(pieces(), write)
+    interrupter.start()
     with pytest.raises(KeyboardInterrupt), overlap:
         teach(overlap)
+    interrupter.join()
     assert written[:2] == [0, 1]
     assert written == list(range(len(written)))
 

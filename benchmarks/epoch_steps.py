@@ -11,8 +11,6 @@ is computed by the whole teacher, either in the thread that makes the batches ah
 in the step itself, just before the student's forward pass (``step``). Images
 and labels come from the cache in both, and photometric augmentation is off in both, so that the
 teacher sees what it saw when the cache was made.
-
-Shape letters: T tracks, L steps.
 """
 
 import json
@@ -20,16 +18,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.bare_stage import bare_context
+from benchmarks.online_teacher import TaughtInStep, encoded, followed
 from benchmarks.resident import peak_rss_mb
 from cache import CacheReader
 from cache.dataset import select_tracks
@@ -39,7 +37,7 @@ from efficient_medsam2.networks.student import StudentConfig
 from efficient_medsam2.teachers.load import load_teacher
 from stages.distill_encoder import EncoderConfig, EncoderModule, training_rows
 from stages.distill_memory import ForcedWindows, MemoryConfig, MemoryModule
-from stages.training.batches import PromptedSlices, SliceStream, TrackStream
+from stages.training.batches import SliceStream, TrackStream
 from stages.training.loop import train
 from stages.training.settings import LoopConfig
 from stages.training.student import (
@@ -50,59 +48,10 @@ from stages.training.student import (
     smallest_object,
 )
 from stages.training.task import TrainingTask
-from stages.training.tracking import follow_windows, prompted_by_mask, steps_of
 
 __all__ = ["Epoch"]
 
 STUDENT = StudentConfig(backbone="mobilenetv3_small_100", memory_layers=1, memory_slices=3)
-
-
-@torch.no_grad()
-def encoded(batch: PromptedSlices, teacher: SliceRunner) -> PromptedSlices:
-    """The batch with the teacher's features of its images."""
-    device = next(teacher.model.parameters()).device
-    return replace(batch, features=teacher.encode(batch.pixels.to(device)))
-
-
-@torch.no_grad()
-def followed(batch: ForcedWindows, teacher: SliceRunner) -> ForcedWindows:
-    """The batch with what the teacher gives along its windows."""
-    windows = batch.windows
-    device = next(teacher.model.parameters()).device
-    tracks, length = windows.cached.slice_rows.shape
-    features = teacher.encode(windows.pixels.to(device))
-    records, entries = follow_windows(
-        teacher,
-        steps_of(features, tracks, length),
-        windows.prompts.to(device),
-        num_frames=windows.cached.num_frames,
-        masks_T1SS=windows.masks[:, :1],
-        by_mask=prompted_by_mask(windows.cached),
-    )
-    cached = replace(
-        windows.cached,
-        features_s16=features.s16.reshape(tracks, length, *features.s16.shape[1:]),
-        conditioned_s16=torch.stack([each.conditioned_s16 for each in records], 1),
-        memory_s16=torch.stack([each.memory for each in entries], 1),
-        object_pointer=torch.stack([each.object_pointer for each in entries], 1),
-        object_score=torch.stack([each.object_score for each in records], 1),
-        mask_logits=torch.stack([each.mask_logits[:, 0] for each in records], 1),
-    )
-    return replace(batch, windows=replace(windows, cached=cached))
-
-
-class TaughtInStep(nn.Module):
-    """A stage's module behind a teacher that completes each batch."""
-
-    def __init__(self, inner: nn.Module, complete: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.inner = inner
-        self._complete = complete
-
-    def forward(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401 - whatever the stage takes
-        """Loss terms by name."""
-        terms: dict[str, Tensor] = self.inner(self._complete(batch))
-        return terms
 
 
 class Epoch:
@@ -118,6 +67,7 @@ class Epoch:
         batch_size: slices or tracks in a step.
         length: slices of a window.
         recompute: the setting of this name of the stages.
+        train_encoder: the setting of this name of the memory stage.
     """
 
     def __init__(
@@ -131,7 +81,9 @@ class Epoch:
         batch_size: int | None,
         length: int,
         recompute: bool = False,
+        train_encoder: bool = True,
     ) -> None:
+        self._libraries_mb = peak_rss_mb()
         self._folder = tempfile.TemporaryDirectory(prefix="epoch-steps-")
         self._context = bare_context(
             Path(self._folder.name), cache=cache, device=device, resume=False
@@ -151,6 +103,7 @@ class Epoch:
         if stage == "encoder":
             self._prepare_encoder(reader, runner, teacher, EncoderConfig(**loop))
         else:
+            loop["train_encoder"] = train_encoder
             self._prepare_memory(reader, runner, teacher, MemoryConfig(**loop, length=length))
         if teacher is not None:
             complete = partial(encoded if stage == "encoder" else followed, teacher=teacher)
@@ -244,6 +197,10 @@ class Epoch:
             return float(torch.cuda.max_memory_allocated(self._device)) / 1e6
         return peak_rss_mb()
 
+    def libraries_mb(self) -> float:
+        """What of it the imported libraries were before there was a network; a GPU has none."""
+        return 0.0 if self._device.type == "cuda" else self._libraries_mb
+
 
 def _steady_wait(lines: list[dict[str, Any]], batch_size: int) -> float:
     """Share of the time after the first step that was spent waiting for a batch."""
@@ -266,6 +223,7 @@ def _steady_wait(lines: list[dict[str, Any]], batch_size: int) -> float:
 @click.option("--length", default=4, show_default=True)
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
 @click.option("--recompute", is_flag=True, help="The setting of this name of the stages.")
+@click.option("--freeze-encoder", is_flag=True, help="memory.train_encoder=false.")
 def main(
     stage: str,
     source: str,
@@ -276,6 +234,7 @@ def main(
     length: int,
     online_in: Literal["batches", "step"],
     recompute: bool,
+    freeze_encoder: bool,
 ) -> None:
     """Run steps of STAGE as standard input asks for them ("go N")."""
     epoch = Epoch(
@@ -287,8 +246,13 @@ def main(
         batch_size=batch_size,
         length=length,
         recompute=recompute,
+        train_encoder=not freeze_encoder,
     )
-    before = {"peak_memory_mb": epoch.peak_memory_mb(), "steps_of_epoch": epoch.steps_of_epoch}
+    before = {
+        "peak_memory_mb": epoch.peak_memory_mb(),
+        "libraries_mb": epoch.libraries_mb(),
+        "steps_of_epoch": epoch.steps_of_epoch,
+    }
     click.echo(json.dumps(before))
     for line in sys.stdin:
         click.echo(json.dumps(epoch.run(int(line.split()[1]))))

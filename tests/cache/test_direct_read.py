@@ -163,6 +163,6 @@ def test_a_reader_works_in_another_process(reader, method):
     queue = context.Queue()
     process = context.Process(target=_child, args=(reader, queue))
     process.start()
-    values = queue.get(timeout=1200)
+    values = queue.get(timeout=300)
     process.join()
     np.testing.assert_array_equal(values, values_of(BY_NAME["features_s8"], [20, 1]))

@@ -121,7 +121,7 @@ def test_rare_kinds_are_drawn_as_often_as_common_ones():
         assert ((batch.kind > 0) == (batch.label > 0)).all()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def module():
     torch.manual_seed(0)
     return TeacherModule(CONFIG)

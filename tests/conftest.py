@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 _OTHERS = ("AWS_", "GOOGLE_", "AZURE_", "DASK_", "ACCELERATE_", "EFFICIENT_MEDSAM2_")
 _OF_A_LAUNCH = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
@@ -22,3 +23,9 @@ def _own_environment(tmp_path_factory):
                 patch.delenv(name)
         patch.setenv("EFFICIENT_MEDSAM2_MODELS", str(tmp_path_factory.getbasetemp() / "no-models"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_random_numbers():
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)

@@ -6,7 +6,7 @@ checksum holds.
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class CacheReader:
         if self._ledger.problems:
             raise next(iter(self._ledger.problems.values()))
         self._store = open_store(path, self._header)
+        # No method of the reader: files are closed with its last reference, by no collector.
+        self._finished_file = partial(_finished_file, path, self._ledger)
         self._direct = DirectReader(
             path,
             self._store,
@@ -273,11 +275,12 @@ class CacheReader:
             raise ValueError(f"{array.name} has rows 0 to {count - 1}, not {outside[0]}")
         return wanted
 
-    def _finished_file(self, array: ArraySpec, shard: int, row: int) -> ShardFile:
-        file = self._ledger.shard_file(array.rows, shard, array.name)
-        if file is None:
-            raise CacheMissingError(
-                f"{self.path}: row {row} of {array.name} was never written: shard {shard} of "
-                f"{array.rows} is not in the ledger. Write it: {self._precompute}"
-            )
-        return file
+
+def _finished_file(path: Path, ledger: Ledger, array: ArraySpec, shard: int, row: int) -> ShardFile:
+    file = ledger.shard_file(array.rows, shard, array.name)
+    if file is None:
+        raise CacheMissingError(
+            f"{path}: row {row} of {array.name} was never written: shard {shard} of "
+            f"{array.rows} is not in the ledger. Write it: {precompute_command(path)}"
+        )
+    return file

@@ -1,6 +1,8 @@
+import gc
 import multiprocessing
 import shutil
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -131,6 +133,19 @@ def test_more_shards_than_files_may_be_open(finished, monkeypatch):
         reader.read_into(outs := memory(LEVELS, 1), [row])
         np.testing.assert_array_equal(outs["features_s4"], values_of(BY_NAME["features_s4"], [row]))
     assert len(reader._direct._files.known) <= 3
+
+
+def test_files_are_closed_with_the_last_reference_to_the_reader(finished):
+    gc.disable()
+    try:
+        reader = CacheReader(finished)
+        reader.read("features_s8", range(28))
+        files = weakref.ref(reader._direct._files)
+        assert len(files().known) == 6
+        del reader
+        assert files() is None
+    finally:
+        gc.enable()
 
 
 def test_threads_share_a_reader(finished, monkeypatch):

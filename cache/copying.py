@@ -193,7 +193,7 @@ def _download_shard(
             temporary.unlink()
             raise CacheCorruptError(
                 f"{remote.url}/{file} has other bytes than were written. Mend it: "
-                f"efficient-medsam2 cache verify --repair {remote.url}"
+                f"{repair_command(remote.url)}"
             )
         temporary.replace(target)
         flush_folder(target.parent)

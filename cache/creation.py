@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from cache.address import place_of
 from cache.durable import TEMPORARY_SUFFIX, sha256_of_bytes
 from cache.errors import CacheCorruptError, CacheMissingError, CacheStaleError
 from cache.hdf5_store import Hdf5Store
@@ -172,7 +173,8 @@ def _refuse_other_cache(
     key, theirs, mine = differences[0]
     more = f" (and {len(differences) - 1} more keys)" if len(differences) > 1 else ""
     raise CacheStaleError(
-        f"{path} holds a cache of other settings: {key} is {theirs!r} there, {mine!r} now{more}. "
+        f"{place_of(path)} holds a cache of other settings: {key} is {theirs!r} there, {mine!r} "
+        f"now{more}. "
         "Use another folder (--set cache.path=FOLDER), or replace this cache: "
         f"{precompute_command(path)} --force precompute"
     )

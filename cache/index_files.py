@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cache.address import place_of
 from cache.cases import CaseTable
 from cache.durable import sha256_of_bytes, sha256_of_file, write_durably
 from cache.errors import CacheCorruptError
 from cache.index import CacheIndex
 from cache.index_columns import IndexColumns
+from cache.mending import repair_command
 from cache.tables import PROMPT_KINDS, PointLists, PromptTable, SliceTable, TrackTable
 
 __all__ = ["INDEX_FOLDER", "encode_index", "index_file_problem", "read_index", "write_index"]
@@ -99,7 +101,8 @@ def read_index(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> CacheI
         problem = index_file_problem(folder, name, record)
         if problem:
             raise CacheCorruptError(
-                f"{folder / name} {problem}. Write it again: efficient-medsam2 precompute"
+                f"{place_of(folder / name)} {problem}. Write it again: "
+                f"{repair_command(folder.parent)}"
             )
     try:
         cases = _decode_cases(folder / "cases.parquet")
@@ -111,8 +114,8 @@ def read_index(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> CacheI
         )
     except (ValueError, KeyError, OSError) as error:
         raise CacheCorruptError(
-            f"{folder}: the index does not fit together ({error}). "
-            "Write it again: efficient-medsam2 precompute"
+            f"{place_of(folder)}: the index does not fit together ({error}). "
+            f"Write it again: {repair_command(folder.parent)}"
         ) from error
 
 

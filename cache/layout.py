@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cache.address import place_of
 from cache.durable import canonical_json, sha256_of_bytes, write_durably
 from cache.errors import CacheCorruptError, CacheMissingError, CacheStaleError
 from cache.mending import precompute_command, repair_command
@@ -102,14 +103,14 @@ def read_header(path: Path) -> CacheHeader:
     file = path / HEADER_NAME
     if not file.is_file():
         raise CacheMissingError(
-            f"{path}: no cache here ({HEADER_NAME} is missing). "
+            f"{place_of(path)}: no cache here ({HEADER_NAME} is missing). "
             f"Make one: {precompute_command(path)}"
         )
     record = _read_json(file)
     version = record.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise CacheStaleError(
-            f"{path}: schema_version is {version}, this installation reads up to "
+            f"{place_of(path)}: schema_version is {version}, this installation reads up to "
             f"{SCHEMA_VERSION}. Update it: pip install --upgrade efficient-medsam2"
         )
     _check_digest(file, record)
@@ -176,4 +177,4 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _damaged(file: Path, reason: str) -> CacheCorruptError:
     mend = f"Write it again, keeping all rows: {repair_command(file.parent)}"
-    return CacheCorruptError(f"{file} is damaged: {reason}. {mend}")
+    return CacheCorruptError(f"{place_of(file)} is damaged: {reason}. {mend}")

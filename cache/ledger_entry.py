@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cache.address import place_of
 from cache.durable import canonical_json, sha256_of_bytes, write_durably
 from cache.errors import CacheCorruptError, CacheStaleError
 from cache.layout import LEDGER_FOLDER, CacheHeader
@@ -236,7 +237,7 @@ def _sums(file: Path, record: Mapping[str, Any], line: bytes) -> dict[str, Chann
 
 def damaged_entry(file: Path, reason: str) -> CacheCorruptError:
     """Make the error of a ledger file that cannot be trusted."""
-    return CacheCorruptError(f"{file} is damaged: {reason}. {_mend(file)}")
+    return CacheCorruptError(f"{place_of(file)} is damaged: {reason}. {_mend(file)}")
 
 
 def _mend(file: Path) -> str:

@@ -17,11 +17,13 @@ from types import TracebackType
 from typing import Self
 from weakref import WeakMethod
 
+from cache.address import CACHE_FOLDER, STATE_FOLDER
 from cache.durable import flush_folder
 from cache.errors import CacheCorruptError, CacheError, CacheLockedError
 from cache.layout import ARRAYS_FOLDER
 from cache.ledger_entry import ShardFile
 from cache.lock import FolderLock
+from cache.mending import repair_command
 from cache.mirror_room import MirrorRoom
 from cache.mirror_sync import MirrorFiles, is_shard
 from cache.remote import RemoteFolder
@@ -29,9 +31,6 @@ from cache.remote_lock import RemoteLock
 from cache.sizes import space_errors
 
 __all__ = ["CACHE_FOLDER", "Mirror", "MirrorFigures"]
-
-CACHE_FOLDER = "cache"
-"""In a mirror's folder: the part that looks like the cache."""
 
 _THREADS = 8
 _WAITING = 64
@@ -81,7 +80,7 @@ class Mirror:
         self.path = folder / CACHE_FOLDER
         self.remote = remote
         self.max_bytes = max_bytes
-        self._state = folder / "state"
+        self._state = folder / STATE_FOLDER
         self.files = MirrorFiles(self.path, self._state, remote, drop=self._drop)
         self._starting = threading.Lock()
         self._lock: FolderLock | None = None
@@ -291,10 +290,7 @@ class Mirror:
 
     @property
     def _mend(self) -> str:
-        return (
-            f"Find all damage and mend it: efficient-medsam2 cache verify --repair "
-            f"{self.remote.url}, then efficient-medsam2 precompute"
-        )
+        return f"Find all damage and mend it: {repair_command(self.remote.url)}"
 
     def discard(self, file: ShardFile) -> None:
         """Remove a file whose bytes are damaged here, so that it is fetched again."""

@@ -12,8 +12,10 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from cache.address import keep_address
 from cache.creation import open_store
 from cache.durable import TEMPORARY_SUFFIX, flush_folder, write_durably
+from cache.errors import CacheError
 from cache.layout import (
     ARRAYS_FOLDER,
     COMPLETE_NAME,
@@ -64,6 +66,7 @@ class MirrorFiles:
         """
         self._path.mkdir(parents=True, exist_ok=True)
         self._state.mkdir(parents=True, exist_ok=True)
+        keep_address(self._state.parent, self._remote.url)
         there = self._listed()
         if HEADER_NAME not in there:
             self._clear()
@@ -164,7 +167,10 @@ class MirrorFiles:
             self._drop(shard)
 
     def _pull_metadata(self, pool: Executor) -> None:
-        header = read_header(self._path)
+        try:
+            header = read_header(self._path)
+        except CacheError:
+            return  # whoever reads it meets the same error; a repair must come further
         for array in header.spec.arrays:
             (self._path / ARRAYS_FOLDER / array.name).mkdir(parents=True, exist_ok=True)
         names = [f"{ARRAYS_FOLDER}/{key}" for key in open_store(self._path, header).metadata()]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.address import place_of
 from cache.errors import CacheCorruptError
 from cache.ledger_entry import ShardFile
 from cache.mending import repair_command
@@ -117,7 +118,7 @@ class OpenShards:
         self, array: ArraySpec, row: int, file: ShardFile, problem: str
     ) -> CacheCorruptError:
         return CacheCorruptError(
-            f"{self._cache / file.file} {problem}: row {row} of {array.name}, shard "
+            f"{place_of(self._cache / file.file)} {problem}: row {row} of {array.name}, shard "
             f"{row // self._rows_per_shard} of {array.rows}, cannot be read. Write it again: "
             f"{repair_command(self._cache)}"
         )

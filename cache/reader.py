@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cache.address import place_of
 from cache.checksum import row_checksums
 from cache.creation import open_store, shard_problem
 from cache.direct_read import DirectReader
@@ -23,7 +24,7 @@ from cache.index import CacheIndex
 from cache.index_files import INDEX_FOLDER, read_index
 from cache.layout import STATISTICS_NAME, CacheHeader, read_complete_mark, read_header
 from cache.ledger import Ledger, ShardFile, cache_digest, open_ledger
-from cache.mending import precompute_command
+from cache.mending import precompute_command, repair_command
 from cache.mirror import Mirror
 from cache.mirrored_read import MirroredReader
 from cache.schema import ArraySpec, CacheSpec, RowSpace
@@ -115,13 +116,15 @@ class CacheReader:
         mark = read_complete_mark(self.path)
         if mark is None:
             raise CacheMissingError(
-                f"{self.path}: the cache is not complete, so it has no statistics. "
+                f"{place_of(self.path)}: the cache is not complete, so it has no statistics. "
                 f"Finish it: {self._precompute}"
             )
         content = file.read_bytes() if file.is_file() else b""
         if sha256_of_bytes(content) != mark.statistics_sha256:
             problem = "has other bytes than were written" if content else "is missing"
-            raise CacheCorruptError(f"{file} {problem}. Write it again: {self._precompute}")
+            raise CacheCorruptError(
+                f"{place_of(file)} {problem}. Write it again: {repair_command(self.path)}"
+            )
         record: dict[str, Any] = json.loads(content)
         return {name: ChannelStatistics.from_json(value) for name, value in record.items()}
 
@@ -248,8 +251,9 @@ class CacheReader:
             problem = shard_problem(self.path, file)
             if problem:
                 raise CacheCorruptError(
-                    f"{self.path / file.file} {problem}: row {first} of {array.name}, shard "
-                    f"{shard} of {array.rows}, cannot be read. Write it again: {self._precompute}"
+                    f"{place_of(self.path / file.file)} {problem}: row {first} of {array.name}, "
+                    f"shard {shard} of {array.rows}, cannot be read. Write it again: "
+                    f"{repair_command(self.path)}"
                 )
             values = self._store.read_rows_plainly(array, shard, wanted[positions])
             if file.row_crc32c is not None:
@@ -280,7 +284,7 @@ def _finished_file(path: Path, ledger: Ledger, array: ArraySpec, shard: int, row
     file = ledger.shard_file(array.rows, shard, array.name)
     if file is None:
         raise CacheMissingError(
-            f"{path}: row {row} of {array.name} was never written: shard {shard} of "
+            f"{place_of(path)}: row {row} of {array.name} was never written: shard {shard} of "
             f"{array.rows} is not in the ledger. Write it: {precompute_command(path)}"
         )
     return file

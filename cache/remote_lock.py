@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from cache.errors import CacheError, CacheLockedError
+from cache.mending import precompute_command
 from cache.remote import RemoteFolder, RemoteObject
 
 __all__ = ["LOCK_OBJECT", "RemoteLock", "unlock"]
@@ -104,7 +105,7 @@ class RemoteLock:
                 self._problem = CacheLockedError(
                     f"{self._remote.url}: another process removed or took over this writer's "
                     f"lock ({LOCK_OBJECT}), so this one stops. Go on when the other has ended: "
-                    "efficient-medsam2 precompute"
+                    f"{precompute_command(self._remote.url)}"
                 )
                 return
             self._e_tag = e_tag

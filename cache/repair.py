@@ -37,18 +37,19 @@ class Mended:
     complete: bool
 
 
-def mend(path: Path, report: VerifyReport) -> Mended:
+def mend(path: Path, report: VerifyReport, *, mirror: Mirror | None = None) -> Mended:
     """Take out what is bad, and finish the cache where nothing has to be computed.
 
     Args:
         path: the cache folder.
         report: what ``verify`` found in it.
+        mirror: of a cache on an object store, whose ``path`` this is.
 
     Raises:
         CacheLockedError: a writer is at work.
         CacheSpaceError: the disk is full.
     """
-    taken_out = discard_bad(path, report)
+    taken_out = discard_bad(path, report, mirror=mirror)
     header = read_header(path)
     if any(part.space == "index" for part in report.bad):
         bad = {(part.space, part.shard) for part in report.bad if part.shard is not None}
@@ -57,7 +58,7 @@ def mend(path: Path, report: VerifyReport) -> Mended:
         }
         return Mended(lines=taken_out, missing=shards, index=True, complete=False)
     index = read_index(path / INDEX_FOLDER, header.index_files)
-    with CacheWriter.create_or_resume(path, header.spec, index) as writer:
+    with CacheWriter.create_or_resume(path, header.spec, index, mirror=mirror) as writer:
         missing = {space: writer.missing_shards(space) for space in ROW_SPACES}
         complete = not any(missing.values())
         lines = (*taken_out, *writer.discarded)

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cache.address import place_of
 from cache.errors import CacheCorruptError
 from cache.mending import repair_command
 from cache.schema import ArraySpec
@@ -95,6 +96,6 @@ def damaged_shard(
 ) -> CacheCorruptError:
     """Make the error of a shard whose bytes cannot be trusted, with what mends it."""
     return CacheCorruptError(
-        f"{cache / file}: rows of {array.name}, shard {shard} of {array.rows}, cannot be read: "
-        f"{reason}. Find all damage and mend it: {repair_command(cache)}"
+        f"{place_of(cache / file)}: rows of {array.name}, shard {shard} of {array.rows}, cannot be "
+        f"read: {reason}. Find all damage and mend it: {repair_command(cache)}"
     )

@@ -41,8 +41,8 @@ class _Levels(click.ParamType["tuple[StoredLevel, ...]"]):
 
 
 @click.command("convert")
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
-@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.argument("source_text", metavar="SRC")
+@click.argument("target_text", metavar="DST")
 @click.option(
     "--dtype",
     type=click.Choice(["fp16", "bf16", "fp32", "int8"]),
@@ -72,8 +72,8 @@ class _Levels(click.ParamType["tuple[StoredLevel, ...]"]):
 @progress_option
 @cluster_options
 def cache_convert(
-    source: Path,
-    target: Path,
+    source_text: str,
+    target_text: str,
     dtype: Any,  # noqa: ANN401 - one of the words above
     levels: "tuple[StoredLevel, ...] | None",
     format_name: Any,  # noqa: ANN401 - likewise
@@ -82,7 +82,7 @@ def cache_convert(
     progress: str,
     cluster: ClusterChoice,
 ) -> None:
-    """Write the cache at SRC anew at DST with other stored types or in the other format.
+    """Write the cache in the folder SRC anew in DST with other stored types or another format.
 
     Shard by shard; typed again, it goes on where it was stopped. Then the two are compared: errors
     of each level, and the masks that the teacher's decoder makes of either for stored prompts. DST
@@ -104,6 +104,12 @@ def cache_convert(
         raise click.UsageError("nothing to convert: give --dtype, --to, or both")
     if levels is not None and dtype is None:
         raise click.UsageError("--levels says what --dtype is for: give --dtype too")
+    if "://" in source_text + target_text:
+        raise click.UsageError(
+            "cache convert reads and writes folders. A cache on an object store goes through one:"
+            f"\n{_through_folders(source_text, target_text, dtype, levels, format_name)}"
+        )
+    source, target = Path(source_text), Path(target_text)
     shown = make_progress(next(kind for kind in PROGRESS_KINDS if kind == progress))
     with open_cluster(cluster, threads=None, note=shown.note) as workers:
         made = convert(
@@ -131,6 +137,29 @@ def cache_convert(
             **comparison.to_json(),
         }
         write_atomically(json_file, json.dumps(record, indent=2) + "\n")
+
+
+def _through_folders(
+    source: str,
+    target: str,
+    dtype: str | None,
+    levels: "tuple[StoredLevel, ...] | None",
+    format_name: str | None,
+) -> str:
+    """The commands that convert a cache at an address, one a line."""
+    old, new = (
+        place.rstrip("/").rpartition("/")[2] if "://" in place else place
+        for place in (source, target)
+    )
+    if old == new:
+        new = f"converted-{new}"
+    options = [] if dtype is None else ["--dtype", dtype]
+    options += [] if levels is None else ["--levels", ",".join(levels)]
+    options += [] if format_name is None else ["--to", format_name]
+    lines = [] if old == source else [["copy", source, old]]
+    lines += [["convert", old, new, *options]]
+    lines += [] if "://" not in target else [["copy", new, target]]
+    return "\n".join(f"  {shlex.join([PROGRAM, 'cache', *words])}" for words in lines)
 
 
 def _print_report(made: "Conversion", comparison: "Comparison") -> None:

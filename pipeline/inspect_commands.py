@@ -14,7 +14,6 @@ import click
 
 from pipeline.estimation import estimate_of, print_estimate, sample_option
 from pipeline.options import (
-    PROGRAM,
     ClusterChoice,
     Percentage,
     cluster_options,
@@ -197,6 +196,7 @@ def cache_verify(
     efficient-medsam2 cache verify ct.cache --repair
     efficient-medsam2 cache verify s3://bucket/ct.cache
     """
+    from cache.mending import precompute_command, repair_command
     from cache.repair import discard_bad
     from cache.verify import verify
     from pipeline.cluster import open_cluster
@@ -240,9 +240,9 @@ def cache_verify(
     if report.bad and repair:
         for line in discarded:
             click.echo(line)
-        click.echo(f"repaired: now {PROGRAM} precompute -c CONFIG --set cache.path={place}")
+        click.echo(f"repaired: now {precompute_command(place)}")
     elif report.bad:
-        click.echo(f"mend: {PROGRAM} cache repair {place} -c CONFIG", err=True)
+        click.echo(f"mend: {repair_command(place)}", err=True)
         context.exit(4)
 
 

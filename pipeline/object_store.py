@@ -77,7 +77,7 @@ def open_remote(
 
     Raises:
         MissingExtraError: obstore is not installed.
-        ConfigError: an option or the address is wrong.
+        ConfigError: an option or the address is wrong, or the store keeps nothing.
     """
     try:
         from obstore.exceptions import BaseError
@@ -86,9 +86,15 @@ def open_remote(
         raise MissingExtraError(
             f"{url} needs the package obstore: pip install 'efficient-medsam2[s3]'"
         ) from error
+    from cache.address import ADDRESS
     from cache.remote import RemoteFolder
     from pipeline.errors import ConfigError
 
+    if not ADDRESS.match(url):
+        raise ConfigError(
+            f"{url} is no address of an object store that keeps what it is given: those begin "
+            "with s3://bucket, gs://bucket or az://account. A folder is named without ://"
+        )
     config: dict[str, Any] = {key: value for key, value in options.items() if key != "allow_http"}
     named = (os.environ.get(name) for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL"))
     endpoint = config.get("endpoint") or next(filter(None, named), "")
@@ -147,9 +153,14 @@ def mirror_of(
 
 @contextmanager
 def cache_at(
-    place: str, *, max_gb: float = 50.0
+    place: str, *, options: Mapping[str, str | bool | int] | None = None, max_gb: float = 50.0
 ) -> Generator[tuple[Path, "Mirror | None"], None, None]:
     """The folder of a cache, for commands that are given its path or address.
+
+    Args:
+        place: a folder, or an address such as ``s3://bucket/prefix``.
+        options: of ``obstore``, before those of the environment.
+        max_gb: gigabytes of shards in the mirror at most.
 
     Yields:
         The folder, and the mirror where ``place`` is an address.
@@ -162,7 +173,7 @@ def cache_at(
         return
     from cache.mirror import Mirror
 
-    remote = open_remote(place, {})
+    remote = open_remote(place, options or {})
     with Mirror(mirror_folder(place), remote, max_bytes=int(max_gb * GIGABYTE)) as mirror:
         mirror.sync()
         yield mirror.path, mirror

@@ -3,6 +3,7 @@
 # ruff: noqa: D301 (click takes \b, the character, as "do not rewrap this paragraph")
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from pipeline.options import PROGRAM, progress_option, user_models_folder
 
 if TYPE_CHECKING:
     from cache import CacheMissingError, CacheSpec
+    from cache.mirror import Mirror
     from cache.verify import VerifyReport
     from pipeline.config import Config
     from pipeline.stage_node import StageNode
@@ -25,12 +27,14 @@ _ROUNDS = 2
 
 
 @click.command("repair")
-@click.argument("path", metavar="PATH", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("place", metavar="PATH")
 @click.option("config", "-c", "--config", metavar="CONFIG", help="The config it was made with.")
 @click.option("overrides", "--set", multiple=True, metavar="KEY=VALUE", help="As for precompute.")
 @progress_option
-def cache_repair(path: Path, config: str | None, overrides: tuple[str, ...], progress: str) -> None:
-    """Mend the cache in the folder PATH: verify it, make exactly what is bad again, verify again.
+def cache_repair(place: str, config: str | None, overrides: tuple[str, ...], progress: str) -> None:
+    """Mend the cache at PATH: verify it, make exactly what is bad again, verify again.
+
+    PATH is a folder or an address of an object store.
 
     Array metadata, statistics and the completion mark are written again from the cache itself.
     Bad shards and a damaged index are made again from the raw data and the teacher of CONFIG, the
@@ -40,35 +44,61 @@ def cache_repair(path: Path, config: str | None, overrides: tuple[str, ...], pro
 
     \b
     efficient-medsam2 cache repair ct.cache -c laptop --set data.source=/data/ct
+    efficient-medsam2 cache repair s3://bucket/ct.cache -c laptop
     """
-    from cache import CacheCorruptError
+    from pipeline.object_store import cache_at
     from pipeline.progress import PROGRESS_KINDS, make_progress
 
     shown = make_progress(next(kind for kind in PROGRESS_KINDS if kind == progress))
+    with cache_at(place, options=_store_options(place, config, overrides)) as (path, mirror):
+        _repair(path, mirror, config, overrides, shown)
+
+
+def _store_options(
+    place: str, config: str | None, overrides: tuple[str, ...]
+) -> Mapping[str, str | bool | int]:
+    from cache.address import is_address
+    from pipeline.config import load_config
+
+    if config is None or not is_address(place):
+        return {}
+    return load_config(config, overrides).cache.store_options
+
+
+def _repair(
+    path: Path,
+    mirror: "Mirror | None",
+    config: str | None,
+    overrides: tuple[str, ...],
+    shown: "Progress",
+) -> None:
+    from cache import CacheCorruptError
+    from cache.address import place_of
+
     for _ in range(_ROUNDS):
-        report = _verified(path, shown)
+        report = _verified(path, mirror, shown)
         needed = _to_be_computed(report)
         if report is not None and report.ok and not needed and not _lacks_its_end(path):
             break
         # Whatever could stop the computing is found out before anything is taken out.
         computing = _prepared(path, needed, config, overrides) if needed else None
-        _mend(path, report, computing, shown)
-    report = _verified(path, shown)
+        _mend(path, mirror, report, computing, shown)
+    report = _verified(path, mirror, shown)
     if report is None or not report.ok or any(report.missing.values()):
         bad = 1 if report is None else len(report.bad) + sum(report.missing.values())
         raise CacheCorruptError(
-            f"{path}: {bad} bad parts are left. If the disk is failing, copy the cache to "
-            f"another one and repair it there: {PROGRAM} cache repair COPY -c CONFIG"
+            f"{place_of(path)}: {bad} bad parts are left. If the disk is failing, copy "
+            f"the cache to another one and repair it there: {PROGRAM} cache repair COPY -c CONFIG"
         )
     click.echo(f"sound: {report.checked} of {report.total} shard files compared, 0 bad")
 
 
-def _verified(path: Path, shown: "Progress") -> "VerifyReport | None":
+def _verified(path: Path, mirror: "Mirror | None", shown: "Progress") -> "VerifyReport | None":
     """Look at everything; ``None`` where the header itself is damaged."""
     from cache import CacheCorruptError, verify
 
     try:
-        report = verify(path)
+        report = verify(path, mirror=mirror)
     except CacheCorruptError as error:
         click.echo(f"bad: {error}")
         return None
@@ -112,6 +142,7 @@ def _prepared(
         ConfigError, DataError, WeightsError: it cannot be used, or data or teacher are not here.
     """
     from cache import CacheStaleError
+    from cache.address import place_of
     from efficient_medsam2.checkpoints import checkpoint_sha256
     from pipeline.config import load_config
     from pipeline.stage_graph import build_graph
@@ -122,7 +153,7 @@ def _prepared(
     if config is None:
         raise _wants_config(path, needed)
     spec = _spec_of(path)
-    own: tuple[str, ...] = (f"cache.path={json.dumps(str(path))}",)
+    own: tuple[str, ...] = (f"cache.path={json.dumps(place_of(path))}",)
     if spec is not None:  # how it is stored is the cache's own affair
         stored = {"format": spec.format, "rows_per_shard": spec.rows_per_shard}
         stored |= {"dtype": spec.precompute["cache.dtype"]}
@@ -138,16 +169,17 @@ def _prepared(
         if differing:
             key, there, wanted = differing[0]
             raise CacheStaleError(
-                f"{path} was made with {key}={there!r}, this config has {wanted!r}; nothing was "
-                f"touched. Type the command again with --set {key}={json.dumps(there)}"
+                f"{place_of(path)} was made with {key}={there!r}, this config has {wanted!r}; "
+                f"nothing was touched. Type the command again with --set {key}={json.dumps(there)}"
             )
     trained = loaded.run.dir / "teacher"
     checkpoint = trained / "model" if loaded.teacher.train else loaded.teacher.checkpoint
     digest = checkpoint_sha256(loaded.teacher.kind, checkpoint)  # names it where it is missing
     if spec is not None and digest != spec.teacher.weights_sha256:
         raise CacheStaleError(
-            f"{path} was made by the weights {spec.teacher.weights_sha256[:12]}, this config's are "
-            f"{digest[:12]}; nothing was touched. Name those: --set teacher.checkpoint=FILE"
+            f"{place_of(path)} was made by the weights {spec.teacher.weights_sha256[:12]}, this "
+            f"config's are {digest[:12]}; nothing was touched. Name those: "
+            "--set teacher.checkpoint=FILE"
         )
     if (path / CONVERTED_NAME).is_file():
         click.echo(
@@ -160,11 +192,12 @@ def _prepared(
 
 def _wants_config(path: Path, needed: list[str]) -> "CacheMissingError":
     from cache import CacheMissingError
+    from cache.address import place_of
     from cache.mending import repair_command
 
     return CacheMissingError(
-        f"{path}: to be made again: {', '.join(needed)}. That takes the raw data and the teacher: "
-        f"{repair_command(path)}"
+        f"{place_of(path)}: to be made again: {', '.join(needed)}. That takes the raw data "
+        f"and the teacher: {repair_command(path)}"
     )
 
 
@@ -185,7 +218,7 @@ class _Computing:
     config: "Config"
     node: "StageNode"
 
-    def run(self, path: Path, shown: "Progress") -> None:
+    def run(self, path: Path, mirror: "Mirror | None", shown: "Progress") -> None:
         """Write what the cache lacks."""
         from pipeline.artifacts import fingerprint
         from pipeline.run_lock import locked
@@ -205,18 +238,23 @@ class _Computing:
                     device=run.device,
                     resume=True,
                     progress=shown,
+                    mirror=mirror,
                 )
             )
 
 
 def _mend(
-    path: Path, report: "VerifyReport | None", computing: _Computing | None, shown: "Progress"
+    path: Path,
+    mirror: "Mirror | None",
+    report: "VerifyReport | None",
+    computing: _Computing | None,
+    shown: "Progress",
 ) -> None:
     from cache.repair import mend
 
     needed = ["the header"]
     if report is not None:
-        mended = mend(path, report)
+        mended = mend(path, report, mirror=mirror)
         for line in mended.lines:
             click.echo(line)
         if mended.complete:
@@ -227,4 +265,4 @@ def _mend(
     if computing is None:  # what looked whole was not: a ledger entry was bad
         raise _wants_config(path, needed)
     click.echo(f"made again: {', '.join(needed)}")
-    computing.run(path, shown)
+    computing.run(path, mirror, shown)

@@ -58,9 +58,9 @@ def cache_copy(source: str, destination: str, progress: str) -> None:
 
 
 @click.command("unlock")
-@click.argument("address", metavar="URL")
+@click.argument("place", metavar="URL")
 @click.option("--force", is_flag=True, help="Although the writer showed a sign of life just now.")
-def cache_unlock(address: str, force: bool) -> None:
+def cache_unlock(place: str, force: bool) -> None:
     """Remove the lock that a writer which was killed on another machine left at URL.
 
     Make sure that it is dead: two writers would spoil each other's work.
@@ -70,4 +70,9 @@ def cache_unlock(address: str, force: bool) -> None:
     """
     from cache.remote_lock import unlock
 
-    click.echo(unlock(open_remote(address, {}), force=force))
+    if "://" not in place:
+        raise click.UsageError(
+            f"{place}: the lock of a folder ends with its writer, however that ends, so there is "
+            "nothing to remove. An address begins with s3://bucket, gs://bucket or az://account"
+        )
+    click.echo(unlock(open_remote(place, {}), force=force))

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from cache.address import ADDRESS, is_address
 from cache.durable import canonical_json, sha256_of_bytes
 from cache.encoding import STORED_WORDS, StoredWord
 from cache.levels import STORED_LEVELS, StoredLevel
@@ -33,10 +34,9 @@ __all__ = [
 ]
 
 
-_ADDRESS = re.compile(r"^(s3a?|gs|az|abfss?|azure|adl)://[^/]+")
 _SECRET = re.compile(r"secret|token|password|access_key|account_key|credential|sas|service_account")
 
-RemoteAddress = Annotated[str, Field(pattern=_ADDRESS.pattern)]
+RemoteAddress = Annotated[str, Field(pattern=ADDRESS.pattern)]
 
 
 class LevelTypes(BaseModel):
@@ -131,7 +131,7 @@ class CacheConfig(BaseModel):
     @field_validator("path", mode="before")
     @classmethod
     def _known_scheme(cls, given: Any) -> Any:  # noqa: ANN401 - pydantic's raw input
-        if isinstance(given, str) and "://" in given and not _ADDRESS.match(given):
+        if isinstance(given, str) and is_address(given) and not ADDRESS.match(given):
             raise ValueError(
                 f"expected a folder, or an address such as s3://bucket/prefix: {given}"
             )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Sam2VideoModel, SamConfig, SamModel
 
 from cache import CacheReader
+from cache.address import place_of
 from cache.mending import precompute_command
 from efficient_medsam2.networks.device import pick_device
 from efficient_medsam2.networks.model_folder import (
@@ -65,13 +66,13 @@ def open_cache(context: StageContext) -> CacheReader:
     reader = CacheReader(context.cache, mirror=context.mirror)
     if not reader.complete:
         raise StageInputError(
-            f"{context.cache}: the cache is not complete. Finish it: "
+            f"{place_of(context.cache)}: the cache is not complete. Finish it: "
             f"{precompute_command(context.cache)}"
         )
     if "train" not in reader.index.cases.splits:
         raise StageInputError(
-            f"{context.cache}: no case of the cache is in the training split. Give it a share "
-            "and make the cache anew: efficient-medsam2 precompute --force precompute "
+            f"{place_of(context.cache)}: no case of the cache is in the training split. Give "
+            "it a share and make the cache anew: efficient-medsam2 precompute --force precompute "
             "--set 'data.splits=[0.7, 0.1, 0.2]'"
         )
     return reader

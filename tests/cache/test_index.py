@@ -167,7 +167,7 @@ def test_damaged_index_file_is_named(index, tmp_path):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CacheCorruptError, match=r"slices.parquet has other bytes.*precompute"):
+    with pytest.raises(CacheCorruptError, match=r"slices.parquet has other bytes.*cache repair"):
         read_index(folder, records)
     file.unlink()
     with pytest.raises(CacheCorruptError, match=r"slices.parquet is missing"):

@@ -251,7 +251,7 @@ def test_damage_in_the_store_is_named_found_and_mended(tmp_path, bucket):
         reader = CacheReader(mirror.path, mirror=mirror)
         assert reader.read("image", [0]).any()
         with pytest.raises(
-            CacheCorruptError, match=rf"s3://.*{name} has other bytes.*cache verify"
+            CacheCorruptError, match=rf"s3://.*{name} has other bytes.*cache repair s3:"
         ):
             reader.read("image", [5])
         mirror.remote.delete("arrays/label/c/0/0/0")

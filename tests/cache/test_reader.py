@@ -169,7 +169,7 @@ def test_a_flipped_bit_is_named(copy, place):
 def test_damaged_statistics_are_named(copy):
     file = copy / "statistics.json"
     file.write_bytes(file.read_bytes().replace(b"1", b"2", 1))
-    with pytest.raises(CacheCorruptError, match=r"statistics.json has other bytes.*precompute"):
+    with pytest.raises(CacheCorruptError, match=r"statistics.json has other bytes.*cache repair"):
         _ = CacheReader(copy).statistics
     file.unlink()
     with pytest.raises(CacheCorruptError, match=r"statistics.json is missing"):

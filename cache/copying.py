@@ -4,8 +4,9 @@ Both directions keep the order of writing: a shard's files before its ledger ent
 before the completion mark. What is finished at the destination is not copied again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from cache.durable import flush_folder, sha256_of_file, write_durably
@@ -71,7 +72,7 @@ def upload_cache(path: Path, remote: RemoteFolder, *, progress: Advance | None =
                 for key, entry in sorted(ledger.entries.items())
                 if _name(path, entry_path(path, *key)) not in known
             ]
-            with ThreadPoolExecutor(_THREADS) as pool:
+            with _threads(remote) as pool:
                 if there is None:
                     remote.put(HEADER_NAME, content)
                 for done, entry in enumerate(entries):
@@ -156,7 +157,7 @@ def download_cache(remote: RemoteFolder, path: Path, *, progress: Advance | None
             and name not in (LOCK_OBJECT, HEADER_NAME, *_LAST)
             and name not in entries
         ]
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with _threads(remote) as pool:
             list(pool.map(lambda name: _download(remote, path, name), plain))
             for done, name in enumerate(sorted(missing)):
                 _download_shard(remote, path, header, name, pool)
@@ -202,6 +203,18 @@ def _download_shard(
     list(pool.map(get, [file.file for file in files], [file.sha256 for file in files]))
     (arriving / place.name).replace(place)
     arriving.rmdir()
+
+
+@contextmanager
+def _threads(remote: RemoteFolder) -> Generator[ThreadPoolExecutor, None, None]:
+    """Threads that do not wait for the store any longer once copying is given up."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            yield pool
+        except BaseException:
+            remote.close()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _download(remote: RemoteFolder, path: Path, name: str) -> None:

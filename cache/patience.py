@@ -4,6 +4,7 @@ A store that is restarted costs time and nothing else. An address that never ans
 likely to be wrong, and is given up sooner.
 """
 
+import math
 import random
 import re
 import threading
@@ -96,7 +97,9 @@ class Asking:
             exceptions.InvalidPathError,
         )
         seconds = self._patience.seconds if self._answered else self._patience.first_seconds
-        deadline = time.monotonic() + seconds
+        # Not before the first pause, so that a store which is slow to refuse is asked twice.
+        deadline = -math.inf if seconds == 0 else math.inf
+        started = time.monotonic()
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -120,6 +123,7 @@ class Asking:
             else:
                 self._answers()
                 return result
+            deadline = started + seconds
             self._waits(seconds)
             self._closed.wait(pause * random.uniform(0.5, 1))  # not all threads at one time
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

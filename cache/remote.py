@@ -1,23 +1,21 @@
 """A folder of objects on an S3-compatible store (or GCS, or Azure), as ``obstore`` gives it.
 
-Every request is repeated with growing pauses until the store answers or patience ends, so that a
-store that is restarted costs time and nothing else. A PUT is atomic; that it arrived whole is
-checked by the digest that the store gives back, or by reading the object again.
+Requests are repeated until the store answers or patience ends: ``cache.patience``. A PUT is atomic;
+that it arrived whole is checked by the digest that the store gives back, or by reading the object
+again.
 """
 
 import hashlib
 import os
-import random
 import re
-import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cache.errors import CacheCorruptError, CacheUnreachableError
+from cache.errors import CacheCorruptError
+from cache.patience import Asking, Patience
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -27,12 +25,11 @@ __all__ = ["RemoteFolder", "RemoteObject"]
 ResultT = TypeVar("ResultT")
 
 _MD5 = re.compile(r"^\"?([0-9a-f]{32})\"?$")
-_REFUSED = re.compile(r"status code: 40[01345]\b")
-_FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 10.0
 _BLOCK_BYTES = 1 << 20
 _ONE_REQUEST_BYTES = 256 << 20  # up to here a file goes up whole, and its ETag is its MD5
 _PART_BYTES = 64 << 20
+_SMALL_BYTES = 1 << 20
+_SLOW_BYTES_PER_SECOND = 1e6  # a line on which an answer to an upload is waited for in silence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +53,8 @@ class RemoteFolder:
     Args:
         store: an ``obstore`` store that begins at the prefix.
         url: where that is, for messages and commands (``s3://bucket/prefix``).
-        patience_seconds: how long a store that does not answer is asked again.
+        sender: the same for what takes long to send, during which the store says nothing.
+        patience: how long a store that does not answer is asked again.
         note: told once when that begins, and once when it is over.
 
     Attributes:
@@ -68,19 +66,18 @@ class RemoteFolder:
         store: "ObjectStore",
         url: str,
         *,
-        patience_seconds: float = 600.0,
+        sender: "ObjectStore | None" = None,
+        patience: Patience | None = None,
         note: Callable[[str], None] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._store = store
-        self._patience = patience_seconds
-        self._note = note
-        self._waiting = False
-        self._closed = threading.Event()
+        self._sender = sender or store
+        self._asking = Asking(self.url, patience or Patience(), note)
 
     def close(self) -> None:
         """Let requests that wait for the store give up at once."""
-        self._closed.set()
+        self._asking.close()
 
     def list(self, prefix: str = "") -> dict[str, RemoteObject]:
         """Give all objects below a prefix by name, in any depth."""
@@ -108,7 +105,7 @@ class RemoteFolder:
         import obstore
 
         try:
-            return self._patiently(name, lambda: _object(obstore.head(self._store, name)))
+            return self._asking.ask(name, lambda _: _object(obstore.head(self._store, name)))
         except FileNotFoundError:
             return None
 
@@ -116,12 +113,13 @@ class RemoteFolder:
         """Give an object's content and description, or ``None`` where there is none."""
         import obstore
 
-        def call() -> tuple[bytes, RemoteObject]:
+        def call(answering: Callable[[], None]) -> tuple[bytes, RemoteObject]:
             got = obstore.get(self._store, name)
+            answering()
             return bytes(got.bytes()), _object(got.meta)
 
         try:
-            return self._patiently(name, call)
+            return self._asking.ask(name, call)
         except FileNotFoundError:
             return None
 
@@ -135,14 +133,14 @@ class RemoteFolder:
             FileNotFoundError: there is no such object.
         """
 
-        def call() -> tuple[str, RemoteObject]:
+        def call(answering: Callable[[], None]) -> tuple[str, RemoteObject]:
             with file.open("wb") as opened:
-                found = self._stream(name, opened.write)
+                found = self._stream(name, opened.write, answering)
                 opened.flush()
                 os.fsync(opened.fileno())
             return found
 
-        return self._patiently(name, call)
+        return self._asking.ask(name, call)
 
     def sha256(self, name: str) -> tuple[str, RemoteObject]:
         """Give the SHA-256 of an object's bytes and its description; reads all of it.
@@ -150,12 +148,19 @@ class RemoteFolder:
         Raises:
             FileNotFoundError: there is no such object.
         """
-        return self._patiently(name, lambda: self._stream(name, lambda _: None))
 
-    def _stream(self, name: str, take: Callable[[Any], Any]) -> tuple[str, RemoteObject]:
+        def call(answering: Callable[[], None]) -> tuple[str, RemoteObject]:
+            return self._stream(name, lambda _: None, answering)
+
+        return self._asking.ask(name, call)
+
+    def _stream(
+        self, name: str, take: Callable[[Any], Any], answering: Callable[[], None]
+    ) -> tuple[str, RemoteObject]:
         import obstore
 
         got = obstore.get(self._store, name)
+        answering()
         digest = hashlib.sha256()
         for block in got.stream(min_chunk_size=_BLOCK_BYTES):
             digest.update(memoryview(block))
@@ -180,17 +185,18 @@ class RemoteFolder:
         plain = content if isinstance(content, bytes) else None
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         together = size <= _ONE_REQUEST_BYTES
+        store = self._store if size <= _SMALL_BYTES else self._sender
 
         def call() -> str:
             source: Any = content.read_bytes() if isinstance(content, Path) and together else plain
             if source is None:
                 source = content
             result = obstore.put(
-                self._store, name, source, use_multipart=not together, chunk_size=_PART_BYTES
+                store, name, source, use_multipart=not together, chunk_size=_PART_BYTES
             )
             return result["e_tag"] or ""
 
-        e_tag = self._in_bucket(name, call)
+        e_tag = self._in_bucket(name, call, quiet_seconds=size / _SLOW_BYTES_PER_SECOND)
         stated = _MD5.match(e_tag)
         if not (together and stated and stated[1] == _digest(content, "md5")):
             found, meta = self.sha256(name)
@@ -215,7 +221,7 @@ class RemoteFolder:
         from obstore.exceptions import PreconditionError
 
         try:
-            return self._patiently(name, lambda: self._put_if(name, content, {"e_tag": e_tag}))
+            return self._asking.ask(name, lambda _: self._put_if(name, content, {"e_tag": e_tag}))
         except (PreconditionError, FileNotFoundError):
             return None
 
@@ -233,70 +239,16 @@ class RemoteFolder:
 
         if names:
             with suppress(FileNotFoundError):
-                self._patiently(names[0], call)
+                self._asking.ask(names[0], lambda _: call())
 
-    def _in_bucket(self, what: str, call: Callable[[], ResultT]) -> ResultT:
+    def _in_bucket(
+        self, what: str, call: Callable[[], ResultT], *, quiet_seconds: float = 0.0
+    ) -> ResultT:
         """Do what can find nothing missing but the bucket itself."""
         try:
-            return self._patiently(what, call)
+            return self._asking.ask(what, lambda _: call(), quiet_seconds=quiet_seconds)
         except FileNotFoundError as error:
-            raise self._unreachable(what, error) from error
-
-    def _patiently(self, what: str, call: Callable[[], ResultT]) -> ResultT:
-        from obstore import exceptions
-
-        final = (
-            exceptions.AlreadyExistsError,
-            exceptions.PreconditionError,
-            exceptions.NotModifiedError,
-        )
-        hopeless = (
-            exceptions.PermissionDeniedError,
-            exceptions.UnauthenticatedError,
-            exceptions.NotSupportedError,
-            exceptions.InvalidPathError,
-        )
-        deadline = time.monotonic() + self._patience
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                result = call()
-            except final:
-                raise
-            except (exceptions.NotFoundError, FileNotFoundError) as error:
-                raise FileNotFoundError(f"{self.url}/{what} does not exist") from error
-            except hopeless as error:
-                raise self._unreachable(what, error) from error
-            except exceptions.BaseError as error:
-                if _REFUSED.search(str(error)):  # a bucket that does not exist, for one
-                    raise self._unreachable(what, error) from error
-                if time.monotonic() > deadline or self._closed.is_set():
-                    raise self._unreachable(what, error) from error
-            except OSError as error:
-                if error.errno is not None:  # the disk's, not the network's
-                    raise
-                if time.monotonic() > deadline or self._closed.is_set():
-                    raise self._unreachable(what, error) from error
-            else:
-                self._tell(waiting=False)
-                return result
-            self._tell(waiting=True)
-            self._closed.wait(pause * random.uniform(0.5, 1))  # not all threads at one time
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    def _tell(self, *, waiting: bool) -> None:
-        if self._waiting != waiting:
-            self._waiting = waiting
-            if self._note is not None:
-                again = f"is asked again for up to {self._patience:.0f} s"
-                self._note(f"{self.url} {f'does not answer and {again}' if waiting else 'answers'}")
-
-    def _unreachable(self, what: str, error: Exception) -> CacheUnreachableError:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return CacheUnreachableError(
-            f"{self.url} ({what}): {first}. Check the address, cache.store_options and the "
-            "credentials in the environment (AWS_ACCESS_KEY_ID, ...), then run the command again"
-        )
+            raise self._asking.unreachable(what, error) from error
 
 
 def _object(meta: Mapping[str, Any]) -> RemoteObject:

@@ -18,6 +18,7 @@ from pipeline.options import (
     Percentage,
     cluster_options,
     config_options,
+    patience_option,
     progress_option,
     user_models_folder,
 )
@@ -137,7 +138,8 @@ def cache_group() -> None:
 @cache_group.command("info")
 @click.argument("place", metavar="PATH")
 @click.option("as_json", "--json", is_flag=True, help=_JSON_HELP)
-def cache_info(place: str, as_json: bool) -> None:
+@patience_option
+def cache_info(place: str, as_json: bool, patience: float | None) -> None:
     """Say what the cache at PATH holds: teacher, rows, size, whether it is complete.
 
     PATH is a folder or an address of an object store.
@@ -149,9 +151,10 @@ def cache_info(place: str, as_json: bool) -> None:
     from pydantic_core import to_jsonable_python
 
     from cache.verify import describe
-    from pipeline.object_store import cache_at
+    from pipeline.object_store import cache_at, patience_of
 
-    with cache_at(place) as (path, _):
+    wanted = patience_of(patience, brief=True)
+    with cache_at(place, patience=wanted, note=_note) as (path, _):
         info = to_jsonable_python(describe(path))
     if as_json:
         _print_json(info)
@@ -175,6 +178,7 @@ def cache_info(place: str, as_json: bool) -> None:
 @click.option("--full", is_flag=True, help="Check every shard; this is also the default.")
 @click.option("--repair", is_flag=True, help="Take bad shards out; precompute writes them again.")
 @progress_option
+@patience_option
 @cluster_options
 @click.pass_context
 def cache_verify(
@@ -184,6 +188,7 @@ def cache_verify(
     full: bool,
     repair: bool,
     progress: str,
+    patience: float | None,
     cluster: ClusterChoice,
 ) -> None:
     """Compare the cache at PATH with its own ledger: index, shards, statistics.
@@ -200,7 +205,7 @@ def cache_verify(
     from cache.repair import discard_bad
     from cache.verify import verify
     from pipeline.cluster import open_cluster
-    from pipeline.object_store import cache_at
+    from pipeline.object_store import cache_at, patience_of
     from pipeline.progress import PROGRESS_KINDS, make_progress
     from stages.cluster_verify import digest_on_workers
 
@@ -208,7 +213,9 @@ def cache_verify(
         raise click.UsageError("--full and --sample exclude each other: give one of them")
     shown = make_progress(next(kind for kind in PROGRESS_KINDS if kind == progress))
     with ExitStack() as stack:
-        path, mirror = stack.enter_context(cache_at(place))
+        path, mirror = stack.enter_context(
+            cache_at(place, patience=patience_of(patience), note=shown.note)
+        )
         bars: list[ProgressBar] = []
 
         def advance(checked: int, total: int) -> None:
@@ -254,10 +261,14 @@ def _planned(
     from pipeline.plan import plan as plan_stages
     from pipeline.stage_graph import build_graph
 
-    with mirror_of(config):
+    with mirror_of(config, note=_note):
         graph = build_graph(config)
         observed = observe(graph, config.run.dir, digests=digests)
     return plan_stages(graph, observed), observed
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _print_json(value: Any) -> None:  # noqa: ANN401 (any JSON value)

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from efficient_medsam2.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from cache.mirror import Mirror
+    from cache.patience import Patience
     from cache.remote import RemoteFolder
     from pipeline.config import Config
 
@@ -30,12 +32,16 @@ __all__ = [
     "mirror_of",
     "mirrors_folder",
     "open_remote",
+    "patience_of",
 ]
 
 GIGABYTE = 1_000_000_000
 
-_CLIENT_OPTIONS: Mapping[str, Any] = {"timeout": "10m", "connect_timeout": "10s"}
+_CLIENT_OPTIONS: Mapping[str, Any] = {"timeout": "10m", "connect_timeout": "5s"}
 """A shard of 128 MB takes minutes on a slow line, and the time counts the whole answer."""
+
+_SILENT_SECONDS = 20.0
+"""A connection on which not a byte of an answer comes for so long is dead."""
 
 
 def mirrors_folder(environment: Mapping[str, str], *, platform: str, home: Path) -> Path:
@@ -62,10 +68,29 @@ def mirror_folder(url: str) -> Path:
     return mirrors_folder(os.environ, platform=sys.platform, home=Path.home()) / name
 
 
+def patience_of(
+    seconds: float | None, *, setting: str = "--patience SECONDS", brief: bool = False
+) -> "Patience":
+    """How long to wait for a store that does not answer.
+
+    Args:
+        seconds: as the user says; None: a minute, and ten where it has answered before.
+        setting: what a user types to say it.
+        brief: a minute in any case by default, for a command that only looks.
+    """
+    from cache.patience import Patience
+
+    if seconds is not None:
+        return Patience(first_seconds=seconds, seconds=seconds, setting=setting)
+    usual = Patience(setting=setting)
+    return replace(usual, seconds=usual.first_seconds) if brief else usual
+
+
 def open_remote(
     url: str,
     options: Mapping[str, str | bool | int],
     *,
+    patience: "Patience | None" = None,
     note: Callable[[str], None] | None = None,
 ) -> "RemoteFolder":
     """Open the objects below an address; nothing is asked of the store yet.
@@ -73,7 +98,8 @@ def open_remote(
     Args:
         url: such as ``s3://bucket/prefix``.
         options: of ``obstore`` (``endpoint``, ``region``, ...), before those of the environment.
-        note: told when the store does not answer and is asked again.
+        patience: how long a store that does not answer is asked again; see ``patience_of``.
+        note: told when that begins and ends.
 
     Raises:
         MissingExtraError: obstore is not installed.
@@ -101,13 +127,14 @@ def open_remote(
     client = dict(_CLIENT_OPTIONS)
     if options.get("allow_http") or str(endpoint).startswith("http://"):
         client["allow_http"] = True
+    wanted = patience or patience_of(None)
+    silent = timedelta(seconds=max(1.0, min(_SILENT_SECONDS, wanted.first_seconds)))
+    # Waiting for a store that is away is the cache's own: see cache.patience.
+    retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=3)}
     try:
-        store = from_url(
-            url,
-            config=config,
-            client_options=client,
-            # Waiting for a store that is away is the cache's own: see cache.remote.
-            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=30)},
+        store, sender = (
+            from_url(url, config=config, client_options=client | more, retry_config=retry)
+            for more in ({"read_timeout": silent}, {})
         )
     except (BaseError, ValueError) as error:
         raise ConfigError(
@@ -115,7 +142,7 @@ def open_remote(
             "s3://bucket/prefix, and options that obstore knows: --set "
             "'cache.store_options={endpoint: http://localhost:9000, region: us-east-1}'"
         ) from error
-    return RemoteFolder(store, url, note=note)
+    return RemoteFolder(store, url, sender=sender, patience=wanted, note=note)
 
 
 def config_of_process(config: "Config", process: int) -> "Config":
@@ -145,7 +172,10 @@ def mirror_of(
 
     settings = config.cache.mirror
     assert settings.path is not None  # load_config sees to it
-    remote = open_remote(url, config.cache.store_options, note=note)
+    patience = patience_of(
+        settings.patience_seconds, setting="--set cache.mirror.patience_seconds=SECONDS"
+    )
+    remote = open_remote(url, config.cache.store_options, patience=patience, note=note)
     with Mirror(settings.path, remote, max_bytes=int(settings.max_gb * GIGABYTE)) as mirror:
         mirror.sync()
         yield mirror
@@ -153,13 +183,20 @@ def mirror_of(
 
 @contextmanager
 def cache_at(
-    place: str, *, options: Mapping[str, str | bool | int] | None = None, max_gb: float = 50.0
+    place: str,
+    *,
+    options: Mapping[str, str | bool | int] | None = None,
+    patience: "Patience | None" = None,
+    note: Callable[[str], None] | None = None,
+    max_gb: float = 50.0,
 ) -> Generator[tuple[Path, "Mirror | None"], None, None]:
     """The folder of a cache, for commands that are given its path or address.
 
     Args:
         place: a folder, or an address such as ``s3://bucket/prefix``.
         options: of ``obstore``, before those of the environment.
+        patience: how long a store that does not answer is asked again.
+        note: told when that begins and ends.
         max_gb: gigabytes of shards in the mirror at most.
 
     Yields:
@@ -173,7 +210,7 @@ def cache_at(
         return
     from cache.mirror import Mirror
 
-    remote = open_remote(place, options or {})
+    remote = open_remote(place, options or {}, patience=patience, note=note)
     with Mirror(mirror_folder(place), remote, max_bytes=int(max_gb * GIGABYTE)) as mirror:
         mirror.sync()
         yield mirror.path, mirror

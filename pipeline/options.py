@@ -20,6 +20,7 @@ __all__ = [
     "Percentage",
     "cluster_options",
     "config_options",
+    "patience_option",
     "run_options",
     "seeds_option",
     "user_models_folder",
@@ -191,6 +192,18 @@ def seeds_option(command: CommandT) -> CommandT:
         default=1,
         show_default=True,
         help="Repeat the student's stages with the seeds after the run's own, so many in all.",
+    )(command)
+
+
+def patience_option(command: CommandT) -> CommandT:
+    """Add ``--patience``."""
+    return click.option(
+        "patience",
+        "--patience",
+        type=click.FloatRange(min=0),
+        metavar="SECONDS",
+        help="Ask an object store that does not answer again for so long; else 60 s, and longer "
+        "where much is read or written and it has answered before.",
     )(command)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.options import PROGRAM, progress_option, user_models_folder
+from pipeline.options import PROGRAM, patience_option, progress_option, user_models_folder
 
 if TYPE_CHECKING:
     from cache import CacheMissingError, CacheSpec
@@ -31,7 +31,14 @@ _ROUNDS = 2
 @click.option("config", "-c", "--config", metavar="CONFIG", help="The config it was made with.")
 @click.option("overrides", "--set", multiple=True, metavar="KEY=VALUE", help="As for precompute.")
 @progress_option
-def cache_repair(place: str, config: str | None, overrides: tuple[str, ...], progress: str) -> None:
+@patience_option
+def cache_repair(
+    place: str,
+    config: str | None,
+    overrides: tuple[str, ...],
+    progress: str,
+    patience: float | None,
+) -> None:
     """Mend the cache at PATH: verify it, make exactly what is bad again, verify again.
 
     PATH is a folder or an address of an object store.
@@ -46,11 +53,16 @@ def cache_repair(place: str, config: str | None, overrides: tuple[str, ...], pro
     efficient-medsam2 cache repair ct.cache -c laptop --set data.source=/data/ct
     efficient-medsam2 cache repair s3://bucket/ct.cache -c laptop
     """
-    from pipeline.object_store import cache_at
+    from pipeline.object_store import cache_at, patience_of
     from pipeline.progress import PROGRESS_KINDS, make_progress
 
     shown = make_progress(next(kind for kind in PROGRESS_KINDS if kind == progress))
-    with cache_at(place, options=_store_options(place, config, overrides)) as (path, mirror):
+    with cache_at(
+        place,
+        options=_store_options(place, config, overrides),
+        patience=patience_of(patience),
+        note=shown.note,
+    ) as (path, mirror):
         _repair(path, mirror, config, overrides, shown)
 
 

@@ -3,13 +3,14 @@
 # ruff: noqa: D301 (click takes \b, the character, as "do not rewrap this paragraph")
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.object_store import open_remote
-from pipeline.options import progress_option
+from pipeline.object_store import open_remote, patience_of
+from pipeline.options import patience_option, progress_option
 
 if TYPE_CHECKING:
     from stages.context import ProgressBar
@@ -21,7 +22,8 @@ __all__ = ["cache_copy", "cache_unlock"]
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @progress_option
-def cache_copy(source: str, destination: str, progress: str) -> None:
+@patience_option
+def cache_copy(source: str, destination: str, progress: str, patience: float | None) -> None:
     """Copy the cache at SRC to DST; one of them is an address such as s3://bucket/prefix.
 
     What is finished at DST already is not copied again, so a copy that was stopped goes on when
@@ -48,11 +50,16 @@ def cache_copy(source: str, destination: str, progress: str) -> None:
                 bars.append(stack.enter_context(bar))
             bars[0].update(1)
 
-        if "://" in destination:
-            remote = open_remote(destination, {})
+        uploads = "://" in destination
+        remote = open_remote(
+            destination if uploads else source,
+            {},
+            patience=patience_of(patience),
+            note=shown.note,
+        )
+        if uploads:
             copied = upload_cache(Path(source), remote, progress=advance)
         else:
-            remote = open_remote(source, {})
             copied = download_cache(remote, Path(destination), progress=advance)
     click.echo(f"{copied} shards copied to {destination}")
 
@@ -60,7 +67,8 @@ def cache_copy(source: str, destination: str, progress: str) -> None:
 @click.command("unlock")
 @click.argument("place", metavar="URL")
 @click.option("--force", is_flag=True, help="Although the writer showed a sign of life just now.")
-def cache_unlock(place: str, force: bool) -> None:
+@patience_option
+def cache_unlock(place: str, force: bool, patience: float | None) -> None:
     """Remove the lock that a writer which was killed on another machine left at URL.
 
     Make sure that it is dead: two writers would spoil each other's work.
@@ -75,4 +83,7 @@ def cache_unlock(place: str, force: bool) -> None:
             f"{place}: the lock of a folder ends with its writer, however that ends, so there is "
             "nothing to remove. An address begins with s3://bucket, gs://bucket or az://account"
         )
-    click.echo(unlock(open_remote(place, {}), force=force))
+    remote = open_remote(
+        place, {}, patience=patience_of(patience, brief=True), note=partial(click.echo, err=True)
+    )
+    click.echo(unlock(remote, force=force))

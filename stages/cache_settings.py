@@ -96,12 +96,15 @@ class MirrorConfig(BaseModel):
             again.
         max_gb: gigabytes of shards that lie there at most. Training is fast where all shards
             that a stage reads fit.
+        patience_seconds: how long a store that does not answer is asked again; by default a
+            minute, and ten where it has answered before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path | None = None
     max_gb: float = Field(default=50.0, gt=0)
+    patience_seconds: float | None = Field(default=None, ge=0)
 
 
 class CacheConfig(BaseModel):

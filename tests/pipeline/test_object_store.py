@@ -172,3 +172,31 @@ def test_unlock(stored, capsys):
     assert main([*typed(command), "--force"]) == 0
     assert "removed the lock of process 1 on elsewhere" in capsys.readouterr().out
     assert remote.read(LOCK_OBJECT) is None
+
+
+def test_a_dead_endpoint_is_said_and_given_up(monkeypatch, capsys, tmp_path):
+    example.make_cache(tmp_path / "local.cache")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{probe.getsockname()[1]}")
+        for words in (
+            ["info", "s3://bucket/x"],
+            ["verify", "s3://bucket/x"],
+            ["repair", "s3://bucket/x"],
+            ["unlock", "s3://bucket/x"],
+            ["copy", "s3://bucket/x", "new.cache"],
+            ["copy", "local.cache", "s3://bucket/x"],
+        ):
+            assert main(["cache", *words, "--patience", "0.3"]) == 4
+            told, error = capsys.readouterr().err.strip().splitlines()
+            assert told == (
+                "s3://bucket/x does not answer and is asked again for up to 0.3 s "
+                "(change it: --patience SECONDS)"
+            )
+            assert error.startswith("error: s3://bucket/x (")
+        settings = {"cache.path": "s3://bucket/x", "cache.mirror.patience_seconds": 0.3}
+        for command in (("plan",), ("status",), ("train", "encoder")):
+            assert main(small.words(command, settings)) == 4
+            told, error = capsys.readouterr().err.strip().splitlines()
+            assert told.endswith("(change it: --set cache.mirror.patience_seconds=SECONDS)")
+            assert error.startswith("error: s3://bucket/x (")

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cache.errors import CacheSpaceError
-from cache.mending import precompute_command
 from cache.schema import ArraySpec, CacheSpec, RowSpace
 
 __all__ = [
@@ -58,7 +57,8 @@ def check_room(path: Path, needed: int) -> None:
     """
     free = free_bytes(path)
     if not fits(needed, free):
-        raise _no_room(path, needed, free, "not enough free disk")
+        wanted = f"{needed:,} bytes and {_RESERVE_BYTES:,} in reserve"
+        raise _no_room(path, wanted, free, "not enough free disk")
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def space_errors(path: Path, needed: int) -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         reason = error.strerror or "no space left"
-        raise _no_room(path, needed, free_bytes(path), reason) from error
+        raise _no_room(path, f"{needed:,} bytes", free_bytes(path), reason) from error
 
 
 NO_END = 1 << 62
@@ -88,8 +88,9 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _no_room(path: Path, needed: int, free: int, reason: str) -> CacheSpaceError:
+def _no_room(path: Path, needed: str, free: int, reason: str) -> CacheSpaceError:
+    # Whatever was writing goes on: precompute, convert, copy, the mirror of a training.
     return CacheSpaceError(
-        f"{path}: {reason}: {needed:,} bytes needed, {free:,} free. Finished shards are kept. "
-        f"Make room, then go on: {precompute_command(path)}"
+        f"{path}: {reason}: {needed} needed, {free:,} free. Finished shards are kept. Make room "
+        "there, then type the same command again: it goes on"
     )

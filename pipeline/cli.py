@@ -123,7 +123,9 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(code, int):
         return str(error), code
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        where = f" at {error.filename}" if error.filename else ""
+        # A copy names the file that is read first, and then the one that is written.
+        place = error.filename2 or error.filename
+        where = f" at {place}" if place else ""
         return f"no space left{where}: free some and type the same command again", _EXIT_SPACE
     if isinstance(error, OSError) and error.filename and error.errno in _PATH_ERRORS:
         return f"{error.filename}: {error.strerror} (--debug shows what wanted it)", _EXIT_USAGE

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.artifacts import write_atomically
-from pipeline.options import PROGRAM, ClusterChoice, cluster_options, progress_option
+from pipeline.options import (
+    PROGRAM,
+    ClusterChoice,
+    OutputFile,
+    cluster_options,
+    progress_option,
+    setting_text,
+)
 from pipeline.text_table import print_table
 
 if TYPE_CHECKING:
@@ -66,7 +73,7 @@ class _Levels(click.ParamType["tuple[StoredLevel, ...]"]):
 @click.option(
     "json_file",
     "--json",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(),
     help="Write the report there too.",
 )
 @progress_option
@@ -193,11 +200,10 @@ def _print_report(made: "Conversion", comparison: "Comparison") -> None:
 
 
 def _settings(made: "Conversion", target: Path) -> str:
-    identity = made.types.identity()
-    words = (
-        identity
-        if isinstance(identity, str)
-        else "{" + ", ".join(f"{level}: {word}" for level, word in identity.items()) + "}"
-    )
-    settings = [f"cache.path={target}", f"cache.dtype={words}", f"cache.format={made.format}"]
-    return " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
+    settings = {
+        "cache.path": target,
+        "cache.dtype": made.types.identity(),
+        "cache.format": made.format,
+    }
+    texts = [setting_text(key, value) for key, value in settings.items()]
+    return " ".join(f"--set {shlex.quote(text)}" for text in texts)

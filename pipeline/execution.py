@@ -84,7 +84,9 @@ def execute(
             selection=select(graph),
             progress=progress,
             commands=Commands(
-                stage=invocation.stage_text, resume=lambda forced: again.text(tuple(forced))
+                stage=invocation.stage_text,
+                resume=lambda forced: again.text(tuple(forced)),
+                with_settings=lambda settings: again.with_settings(settings, force),
             ),
             config_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         )

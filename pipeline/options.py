@@ -4,8 +4,8 @@ import functools
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,12 +17,14 @@ __all__ = [
     "PROGRAM",
     "ClusterChoice",
     "Invocation",
+    "OutputFile",
     "Percentage",
     "cluster_options",
     "config_options",
     "patience_option",
     "run_options",
     "seeds_option",
+    "setting_text",
     "user_models_folder",
 ]
 
@@ -78,6 +80,11 @@ class Invocation:
             words += ["--progress", self.progress]
         return shlex.join([*words, *self.cluster.words()])
 
+    def with_settings(self, settings: Mapping[str, Any], force: Sequence[str] = ()) -> str:
+        """Give the command line with these settings on top."""
+        texts = [setting_text(key, value) for key, value in settings.items()]
+        return replace(self, overrides=(*self.overrides, *texts)).text(force)
+
     def stage_text(self, stage: str, force: bool) -> str:
         """Give the command line that runs one stage with the same config."""
         words = self._words(_command_of(stage))
@@ -92,11 +99,41 @@ class Invocation:
         return words
 
 
+def setting_text(key: str, value: object) -> str:
+    """Give a setting as ``--set`` takes it."""
+    if isinstance(value, Mapping):
+        value = "{" + ", ".join(f"{name}: {word}" for name, word in value.items()) + "}"
+    return f"{key}={value}"
+
+
 def user_models_folder() -> Path:
     """Folder of pulled models of whoever types the command."""
     from pipeline.model_store import models_folder
 
     return models_folder(os.environ, platform=sys.platform, home=Path.home())
+
+
+class OutputFile(click.Path):
+    """A file that is written at the end: that it can be is found out at the beginning."""
+
+    name = "file"
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click's
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """Read the text."""
+        file = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not file.parent.is_dir():
+            self.fail(f"{file}: there is no folder {file.parent}", param, ctx)
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            self.fail(f"{file} cannot be written: its permissions are against it", param, ctx)
+        return file
 
 
 class Percentage(click.ParamType[float]):

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.artifacts import (
     SCHEMA_VERSION,
@@ -58,6 +58,8 @@ class PlannedStage:
         state: ``fresh``; ``stale`` (made from other settings or inputs); ``partial`` (can be
             continued); ``missing``.
         reasons: why, one sentence each.
+        stored: settings that would take a cache as it is, where it differs in nothing but how it
+            is stored.
         needed: False for a stage that is not fresh, yet nothing asks for it: its only consumers
             are complete and can be checked without it.
     """
@@ -65,6 +67,7 @@ class PlannedStage:
     name: str
     state: State
     reasons: tuple[str, ...] = ()
+    stored: Mapping[str, Any] = field(default_factory=dict)
     needed: bool = True
 
 
@@ -122,7 +125,9 @@ def plan(
         )
         if node.name in forced:
             state, reasons = ("stale" if state == "fresh" else state), ["forced", *reasons]
-        planned[node.name] = PlannedStage(name=node.name, state=state, reasons=tuple(reasons))
+        planned[node.name] = PlannedStage(
+            name=node.name, state=state, reasons=tuple(reasons), stored=_as_stored(seen.examined)
+        )
     for node in graph:
         consumers = [other for other in graph if node.name in other.upstream]
         if (
@@ -155,6 +160,14 @@ def _state_of_examined(
         return ("partial" if note else "missing"), note
     reasons += _waiting(node, planned, ("stale", "partial"))
     return ("stale" if reasons else "fresh"), reasons + note
+
+
+def _as_stored(examined: StageState | None) -> dict[str, Any]:
+    """Values of a sound cache in which alone it differs: none of them is about what is in it."""
+    if examined is None or examined.problem:
+        return {}
+    differing = {key: there for key, there, _ in examined.differing}
+    return differing if all(key.startswith("cache.") for key in differing) else {}
 
 
 def _state_of_artifact(

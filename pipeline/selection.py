@@ -1,7 +1,8 @@
 """Which stages a command asks for, and whether what they need is there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.plan import PlannedStage
@@ -32,10 +33,12 @@ class Commands:
     Attributes:
         stage: (name of a stage, forced) → the command that runs it.
         resume: stages still to be forced → the command that continues this run.
+        with_settings: settings → the same command with these on top.
     """
 
     stage: Callable[[str, bool], str]
     resume: Callable[[frozenset[str]], str]
+    with_settings: Callable[[Mapping[str, Any]], str]
 
 
 def stage_family(graph: tuple[StageNode, ...], family: str) -> tuple[str, ...]:
@@ -103,7 +106,8 @@ def check_inputs(
         if node.examine is not None and state.state == "stale" and name not in force:
             raise ArtifactError(
                 f"{name}: the cache there does not fit ({'; '.join(state.reasons)}).\n"
-                f"Make it anew, which removes it: {commands.stage(name, True)}\n"
+                f"{_take_as_stored((state,), commands, 'or m') or 'M'}"
+                f"ake it anew, which removes it: {commands.stage(name, True)}\n"
                 f"or keep it: name another folder with --set cache.path=..., or set the value back"
             )
         ancestors = _ancestors(nodes, name)
@@ -122,7 +126,18 @@ def check_inputs(
                 for stage in lacking
             )
             lines = "\n  ".join(cures)
-            raise ArtifactError(f"{name} needs {what}.\nMake what it needs first:\n  {lines}")
+            raise ArtifactError(
+                f"{name} needs {what}.\n{_take_as_stored(lacking, commands, 'or m') or 'M'}"
+                f"ake what it needs first:\n  {lines}"
+            )
+
+
+def _take_as_stored(stages: Sequence[PlannedStage], commands: Commands, then: str) -> str:
+    """What takes a cache as it is stored; nothing where that alone is not what differs."""
+    settings = {key: value for stage in stages for key, value in stage.stored.items()}
+    if not settings:
+        return ""
+    return f"Take the cache as it is stored: {commands.with_settings(settings)}\n{then}"
 
 
 def _must_force(node: StageNode, stage: PlannedStage) -> bool:

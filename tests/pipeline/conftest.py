@@ -114,7 +114,9 @@ class SmallPipeline:
             selection=Selection(only=only, from_stage=from_stage, force=frozenset(force)),
             progress=self.notes,
             commands=Commands(
-                stage=typed.stage_text, resume=lambda forced: typed.text(tuple(forced))
+                stage=typed.stage_text,
+                resume=lambda forced: typed.text(tuple(forced)),
+                with_settings=lambda settings: typed.with_settings(settings, force),
             ),
             config_text=config_text,
         )

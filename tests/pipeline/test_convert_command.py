@@ -1,6 +1,8 @@
 """The command cache convert, from words to files."""
 
 import json
+import resource
+import shlex
 
 import pytest
 
@@ -50,6 +52,55 @@ def test_it_converts_and_reports(source, tmp_path, capsys):
     assert record["decoder"]["mean"] > 0.98
     assert main(["cache", "info", str(target)]) == 0
     assert "\ns8       int8 " in capsys.readouterr().out
+
+
+def test_training_on_a_converted_cache_first_names_the_settings_that_take_it(
+    source, tmp_path, capsys
+):
+    target = tmp_path / "new.cache"
+    assert convert(source, target, "--dtype", "int8", "--levels", "s8", "--to", "hdf5") == 0
+    values = small.settings(tmp_path / "run", source.parent / "model")
+    values |= {"cache.path": target, "precompute.tracks.length": 2}
+    words = small.words(("train", "encoder"), values)
+    capsys.readouterr()
+    assert main(words) == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1].startswith("Take the cache as it is stored: efficient-medsam2 train encoder ")
+    assert lines[2] == "or make what it needs first:"
+    _program, *again = shlex.split(lines[1].partition(": ")[2])
+    assert again[-6:] == [
+        *("--set", "cache.dtype={s4: fp16, s8: int8, s16: fp16, logits: fp16, tracks: fp16}"),
+        *("--set", "cache.format=hdf5"),
+        *("--progress", "plain"),
+    ]
+    assert main(again) == 0
+    assert main([*small.words(("precompute",), values)]) == 4
+    lines = capsys.readouterr().err.splitlines()
+    again = shlex.split(next(line for line in lines if line.startswith("Take the cache")))
+    assert again[again.index("efficient-medsam2") + 1] == "precompute"
+    assert main(again[again.index("precompute") :]) == 0
+
+
+def test_a_full_disk_is_said_of_the_new_cache_and_of_no_other_command(source, tmp_path, capsys):
+    target = tmp_path / "new.cache"
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        assert convert(source, target, "--to", "hdf5") == 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: no space left at {target}/teacher/")
+    assert str(source) not in printed
+    assert convert(source, target, "--to", "hdf5") == 0
+
+
+def test_a_report_that_cannot_be_written_is_refused_at_the_beginning(source, tmp_path, capsys):
+    target, file = tmp_path / "new.cache", tmp_path / "nowhere" / "x.json"
+    assert convert(source, target, "--dtype", "int8", "--json", file) == 2
+    assert f"there is no folder {file.parent}" in capsys.readouterr().err
+    assert convert(source, target, "--dtype", "int8", "--json", tmp_path) == 2
+    assert not target.exists()
 
 
 def test_wrong_words_are_refused(source, tmp_path, capsys):

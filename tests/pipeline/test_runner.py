@@ -115,6 +115,19 @@ def test_no_resume_removes_checkpoints_and_resume_keeps_them(small):
     assert seen == [True, False]
 
 
+def test_a_cache_that_differs_in_more_than_how_it_is_stored_is_not_taken(small):
+    small.settings["precompute"] |= {"cache.dtype": "int8"}
+    small.run(only=("precompute",))
+    small.settings["precompute"] |= {"cache.dtype": "fp16"}
+    with pytest.raises(ArtifactError, match=r"run -c laptop --set run.seed=3 --set cache.dtype"):
+        small.run(only=("encoder",))
+    small.settings["precompute"] |= {"data.source": "b"}
+    with pytest.raises(ArtifactError) as caught:
+        small.run(only=("encoder",))
+    assert "as it is stored" not in str(caught.value)
+    assert "\nMake what it needs first:\n" in str(caught.value)
+
+
 def test_only_refuses_without_its_inputs_and_names_the_commands(small):
     with pytest.raises(ArtifactError) as caught:
         small.run(only=("memory",))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import click
 
-from pipeline.config_file import parse_override
 from pipeline.errors import ConfigError
 
 __all__ = [
@@ -170,6 +169,8 @@ def _value(key: str, part: str, text: str) -> Value:
     label, value = (part, part) if named is None else (named[1].strip(), named[2].strip())
     if value == DEFAULT:
         return Value(label=label, text=None)
+    from pipeline.config_file import parse_override
+
     parse_override(f"{key}={value}")
     return Value(label=label, text=value)
 

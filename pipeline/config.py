@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cache.mirror import CACHE_FOLDER
 from efficient_medsam2.networks.student import StudentConfig
-from pipeline.config_file import PRESETS, load
+from pipeline.config_file import load
 from pipeline.model_store import pulled_checkpoint
 from pipeline.object_store import mirror_folder
+from pipeline.presets import PRESETS
 from stages.cache_settings import CacheConfig, PrecomputeConfig
 from stages.cases import DataConfig
 from stages.distill_encoder import EncoderConfig

@@ -17,11 +17,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
+from pipeline.presets import preset_names
 
-__all__ = ["PRESETS", "known_keys", "load", "parse_override", "preset_names", "resolve"]
-
-PRESETS = Path(__file__).resolve().parents[1] / "configs"
-"""Folder of the presets: beside this package, in a checkout and in an installation alike."""
+__all__ = ["known_keys", "load", "parse_override", "resolve"]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 _EXTENDS = "extends"
@@ -48,11 +46,6 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
-
-
-def preset_names(presets: Path) -> tuple[str, ...]:
-    """Names of the presets in folder ``presets``, sorted; empty where there is no such folder."""
-    return tuple(sorted(path.stem for path in presets.glob("*.yaml")))
 
 
 def resolve(name: str | Path, *, presets: Path, beside: Path | None = None) -> Path:

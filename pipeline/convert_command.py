@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.artifacts import write_atomically
 from pipeline.options import (
     PROGRAM,
     ClusterChoice,
@@ -132,6 +131,8 @@ def cache_convert(
     _print_report(made, comparison)
     click.echo(f"use it: {_settings(made, target)}")
     if json_file is not None:
+        from pipeline.artifacts import write_atomically
+
         record = {
             "command": shlex.join([PROGRAM, *sys.argv[1:]]),
             "source": str(source),

@@ -130,8 +130,8 @@ def _demo_extra() -> Check:
 
 def _presets() -> Check:
     from pipeline.config import load_config
-    from pipeline.config_file import PRESETS, preset_names
     from pipeline.errors import ConfigError
+    from pipeline.presets import PRESETS, preset_names
 
     names = preset_names(PRESETS)
     for name in names:

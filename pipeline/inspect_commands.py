@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.plan import Observation, PlannedStage
     from stages.context import ProgressBar
 
-__all__ = ["cache_group", "doctor", "plan", "status"]
+__all__ = ["cache_info", "cache_verify", "doctor", "plan", "status"]
 
 _JSON_HELP = "Print JSON for machines instead of a table."
 
@@ -130,12 +130,7 @@ def doctor(context: click.Context, out: Path) -> None:
         context.exit(1)
 
 
-@click.group("cache")
-def cache_group() -> None:
-    """Look at an embedding cache."""
-
-
-@cache_group.command("info")
+@click.command("info")
 @click.argument("place", metavar="PATH")
 @click.option("as_json", "--json", is_flag=True, help=_JSON_HELP)
 @patience_option
@@ -170,7 +165,7 @@ def cache_info(place: str, as_json: bool, patience: float | None) -> None:
     )
 
 
-@cache_group.command("verify")
+@click.command("verify")
 @click.argument("place", metavar="PATH")
 @click.option(
     "--sample", type=Percentage(), metavar="SHARE", help="Check this share of the shards (1%)."

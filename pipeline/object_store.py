@@ -16,7 +16,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.durable import sha256_of_bytes
 from efficient_medsam2.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -63,6 +62,8 @@ def mirrors_folder(environment: Mapping[str, str], *, platform: str, home: Path)
 
 def mirror_folder(url: str) -> Path:
     """The folder in which the user's programs mirror a cache, unless told otherwise."""
+    from cache.durable import sha256_of_bytes
+
     readable = re.sub(r"[^A-Za-z0-9]+", "-", url.partition("://")[2]).strip("-")[-60:]
     name = f"{readable}-{sha256_of_bytes(url.rstrip('/').encode())[:8]}"
     return mirrors_folder(os.environ, platform=sys.platform, home=Path.home()) / name

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from pipeline.config_file import PRESETS, preset_names
+from pipeline.presets import PRESETS, preset_names
 
 __all__ = [
     "PROGRAM",

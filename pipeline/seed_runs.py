@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.errors import ConfigError
 from pipeline.execution import execute
 from pipeline.options import Invocation, user_models_folder
-from pipeline.stage_node import StageNode
+
+if TYPE_CHECKING:
+    from pipeline.stage_node import StageNode
 
 __all__ = ["check_seeds", "repeat_with_seeds"]
 
@@ -59,7 +62,7 @@ def repeat_with_seeds(
     assert invocation.config is not None
     config = load_config(invocation.config, invocation.overrides, models=user_models_folder())
 
-    def select(graph: tuple[StageNode, ...]) -> Selection:
+    def select(graph: tuple["StageNode", ...]) -> Selection:
         return Selection(only=tuple(node.name for node in graph if node.name != "precompute"))
 
     evaluated = False

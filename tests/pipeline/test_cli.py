@@ -11,14 +11,17 @@ from click.testing import CliRunner
 import train_one_gpu
 from cache.errors import CacheSpaceError
 from efficient_medsam2.errors import DataError, MissingExtraError
-from pipeline.cli import main, program
+from pipeline.cli import main
 from pipeline.errors import ArtifactError, ConfigError, RunInterruptedError
 from pipeline.options import Invocation, Percentage
+from pipeline.program import program
 from stages.errors import QualityGateError
 
 
 def every_command(group: click.Group, path: tuple[str, ...] = ()):
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         yield (*path, name)
         if isinstance(command, click.Group):
             yield from every_command(command, (*path, name))
@@ -54,12 +57,54 @@ def test_commands_with_a_config_take_it_the_same_way(path):
     assert "--set KEY=VALUE" in text
 
 
-def test_help_imports_no_torch():
+HEAVY = ("torch", "numpy", "pydantic", "yaml", "zarr", "pyarrow", "cache", "stages")
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy():
     code = (
-        "import sys; from pipeline.cli import main; main(['--help']); print('torch' in sys.modules)"
+        "import sys; from pipeline.cli import main; main(['--help']); main(['cache', '--help']); "
+        f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("False\n")
+    assert done.stdout.endswith("[]\n")
+    for path in every_command(program):
+        if len(path) == 1 or path[0] == "cache":
+            assert f"\n  {path[-1]} " in done.stdout
+
+
+def test_until_main_is_called_nothing_is_imported_that_ctrl_c_could_hit():
+    code = (
+        "import sys; before = set(sys.modules); import pipeline.cli; "
+        "tops = {name.partition('.')[0] for name in set(sys.modules) - before}; "
+        "print(sorted(tops - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['pipeline']\n"
+
+
+@pytest.mark.parametrize("module", ["click", "pipeline.program", "pipeline.config", "torch"])
+def test_ctrl_c_during_an_import_ends_quietly(module):
+    """The interrupt comes where the import of a module begins."""
+    code = f"""
+import os, signal, sys
+from pipeline.cli import main
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+        return None
+
+sys.meta_path.insert(0, Interrupts())
+sys.exit(main(["plan", "-c", "phantom", "--set", "a b=1"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr.lstrip() == (  # click ends the line of a prompt
+        "error: interrupted. The same command again: "
+        "efficient-medsam2 plan -c phantom --set 'a b=1'\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_scheduler_that_is_not_an_address_is_an_error():
 
 def test_without_either_option_dask_is_not_even_imported():
     code = (
-        "import sys, pipeline.cli, pipeline.execution, pipeline.cluster, stages.precompute, "
+        "import sys, pipeline.program, pipeline.execution, pipeline.cluster, stages.precompute, "
         "stages.evaluate, stages.convert; print({'dask', 'distributed'} & set(sys.modules))"
     )
     done = subprocess.run(

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pipeline.config import load_config
-from pipeline.config_file import PRESETS, preset_names
 from pipeline.errors import ConfigError
+from pipeline.presets import PRESETS, preset_names
 from pipeline.stage_graph import build_graph
 
 

@@ -6,8 +6,9 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config_file import known_keys, load, parse_override, preset_names, resolve
+from pipeline.config_file import known_keys, load, parse_override, resolve
 from pipeline.errors import ConfigError
+from pipeline.presets import preset_names
 
 
 class Encoder(BaseModel):

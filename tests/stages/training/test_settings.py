@@ -4,8 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.config import Config
-from pipeline.config_file import PRESETS, load
+from pipeline.config_file import load
 from pipeline.errors import ConfigError
+from pipeline.presets import PRESETS
 from stages.distill_encoder import EncoderConfig
 from stages.training.settings import LoopConfig
 

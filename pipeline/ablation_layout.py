@@ -10,6 +10,7 @@ from pipeline.ablation_store import CacheSource, Store, Variant, stage_keys
 from pipeline.config import Config, load_config
 from pipeline.config_file import known_keys
 from pipeline.errors import ConfigError
+from pipeline.options import PROGRAM
 from pipeline.plan import observe, plan
 from pipeline.selection import stage_family
 from pipeline.stage_graph import build_graph
@@ -94,9 +95,16 @@ def lay_out(
         models: folder of pulled models.
 
     Raises:
-        ConfigError: a key, value or stage that does not exist, or one that is not to be varied.
+        ConfigError: a key, value or stage that does not exist, or one that is not to be varied;
+            or the cache lies on an object store.
     """
     base = load_config(name, overrides, models=models)
+    if (url := base.cache.remote_url) is not None:
+        local = url.rstrip("/").rpartition("/")[2]
+        raise ConfigError(
+            f"ablate reads caches in folders, not {url}. Copy it: {PROGRAM} cache copy {url} "
+            f"{local}, then type the same command with --set cache.path={local}"
+        )
     for key in grid[0].labels:
         if key not in known_keys(Config):
             load_config(name, (*overrides, f"{key}=null"), models=models)  # names the near keys
@@ -134,14 +142,14 @@ def lay_out(
 
 
 def seed_overrides(
-    folder: Path, *, seed: int, cache: Path, teacher: Path | None
+    folder: Path, *, seed: int, cache: Path | str, teacher: Path | None
 ) -> tuple[str, ...]:
     """Settings that repeat the student's stages with another seed in another folder.
 
     Args:
         folder: the run folder.
         seed: the seed.
-        cache: the cache to learn from.
+        cache: the cache to learn from: its folder or address.
         teacher: model folder of the run's own trained teacher: taken as it is, not trained again.
     """
     changed = (
@@ -199,6 +207,6 @@ def _check_own(base: Config, config: Config, combination: Combination) -> None:
             )
 
 
-def _path(key: str, path: Path) -> str:
+def _path(key: str, path: Path | str) -> str:
     """``--set`` text of a path, quoted for YAML."""
     return f"{key}={json.dumps(str(path), ensure_ascii=False)}"

@@ -186,7 +186,6 @@ def mirror_of(
 def cache_at(
     place: str,
     *,
-    options: Mapping[str, str | bool | int] | None = None,
     patience: "Patience | None" = None,
     note: Callable[[str], None] | None = None,
     max_gb: float = 50.0,
@@ -195,7 +194,6 @@ def cache_at(
 
     Args:
         place: a folder, or an address such as ``s3://bucket/prefix``.
-        options: of ``obstore``, before those of the environment.
         patience: how long a store that does not answer is asked again.
         note: told when that begins and ends.
         max_gb: gigabytes of shards in the mirror at most.
@@ -211,7 +209,7 @@ def cache_at(
         return
     from cache.mirror import Mirror
 
-    remote = open_remote(place, options or {}, patience=patience, note=note)
+    remote = open_remote(place, {}, patience=patience, note=note)
     with Mirror(mirror_folder(place), remote, max_bytes=int(max_gb * GIGABYTE)) as mirror:
         mirror.sync()
         yield mirror.path, mirror

@@ -3,7 +3,8 @@
 # ruff: noqa: D301 (click takes \b, the character, as "do not rewrap this paragraph")
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,28 +54,35 @@ def cache_repair(
     efficient-medsam2 cache repair ct.cache -c laptop --set data.source=/data/ct
     efficient-medsam2 cache repair s3://bucket/ct.cache -c laptop
     """
-    from pipeline.object_store import cache_at, patience_of
     from pipeline.progress import PROGRESS_KINDS, make_progress
 
     shown = make_progress(next(kind for kind in PROGRESS_KINDS if kind == progress))
-    with cache_at(
-        place,
-        options=_store_options(place, config, overrides),
-        patience=patience_of(patience),
-        note=shown.note,
-    ) as (path, mirror):
+    with _opened(place, config, overrides, patience, shown.note) as (path, mirror):
         _repair(path, mirror, config, overrides, shown)
 
 
-def _store_options(
-    place: str, config: str | None, overrides: tuple[str, ...]
-) -> Mapping[str, str | bool | int]:
+@contextmanager
+def _opened(
+    place: str,
+    config: str | None,
+    overrides: tuple[str, ...],
+    patience: float | None,
+    note: Callable[[str], None],
+) -> Generator[tuple[Path, "Mirror | None"], None, None]:
+    """The folder of the cache; of one at an address the mirror too, as the config wants it."""
     from cache.address import is_address
     from pipeline.config import load_config
+    from pipeline.object_store import cache_at, mirror_of, patience_of
 
     if config is None or not is_address(place):
-        return {}
-    return load_config(config, overrides).cache.store_options
+        with cache_at(place, patience=patience_of(patience), note=note) as found:
+            yield found
+        return
+    own = [f"cache.path={json.dumps(place)}"]
+    own += [] if patience is None else [f"cache.mirror.patience_seconds={patience}"]
+    with mirror_of(load_config(config, (*overrides, *own)), note=note) as mirror:
+        assert mirror is not None  # it is an address
+        yield mirror.path, mirror
 
 
 def _repair(

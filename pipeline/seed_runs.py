@@ -78,7 +78,7 @@ def repeat_with_seeds(
                 + seed_overrides(
                     folder,
                     seed=seed,
-                    cache=config.cache_folder,
+                    cache=config.cache.remote_url or config.cache_folder,
                     teacher=_teacher(config.run.dir) if config.teacher.train else None,
                 ),
                 progress=invocation.progress,

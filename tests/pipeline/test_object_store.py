@@ -10,10 +10,12 @@ import pytest
 pytest.importorskip("obstore", reason="the extra s3 is not installed")
 pytest.importorskip("moto.server", reason="moto[server] is not installed")
 
-from cache import CacheReader
+from cache import CacheReader, CacheUnreachableError
 from cache.remote_lock import LOCK_OBJECT
 from pipeline.cli import main
 from pipeline.object_store import open_remote
+from pipeline.options import Invocation
+from pipeline.seed_runs import repeat_with_seeds
 from tests.cache import example
 from tests.cache.s3_server import S3Server
 from tests.end_to_end import small
@@ -109,7 +111,9 @@ def test_damage_is_told_by_the_address_and_mended_without_a_config(stored, capsy
     assert main(["cache", "verify", stored, "--progress", "none"]) == 0
 
 
-def test_rows_index_and_header_are_made_again_in_the_store(made, url, capsys, tmp_path):
+def test_rows_index_and_header_are_made_again_in_the_store(
+    made, server, url, monkeypatch, capsys, tmp_path
+):
     local, values = made
     assert main(["cache", "copy", str(local), url, "--progress", "none"]) == 0
     whole = content_of(url)
@@ -119,7 +123,12 @@ def test_rows_index_and_header_are_made_again_in_the_store(made, url, capsys, tm
     capsys.readouterr()
     assert main(["cache", "verify", url, "--progress", "none"]) == 4
     mend = capsys.readouterr().err.strip().removeprefix("mend: ")
-    assert main(typed(mend, own)) == 0
+    settings = ["cache.mirror.path=other", f"cache.store_options={{endpoint: '{server.url}'}}"]
+    own += [word for text in settings for word in ("--set", text)]
+    with monkeypatch.context() as without:
+        without.delenv("AWS_ENDPOINT")
+        assert main(typed(mend, own)) == 0
+    assert (tmp_path / "other" / "cache" / "cache.json").is_file()
     flip(url, "cache.json", 300)
     capsys.readouterr()
     assert main(["cache", "info", url]) == 4
@@ -172,6 +181,23 @@ def test_unlock(stored, capsys):
     assert main([*typed(command), "--force"]) == 0
     assert "removed the lock of process 1 on elsewhere" in capsys.readouterr().out
     assert remote.read(LOCK_OBJECT) is None
+
+
+def test_further_seeds_learn_from_the_address_too(monkeypatch, tmp_path):
+    settings = {"run.dir": tmp_path / "run", "cache.mirror.patience_seconds": 0}
+    settings |= {"cache.path": "s3://bucket/x"}
+    settings |= {"cache.store_options": "{endpoint: 'http://127.0.0.1:1', region: x}"}
+    overrides = tuple(f"{key}={value}" for key, value in settings.items())
+    typed_again = Invocation(command=("run",), config="phantom", overrides=overrides)
+    with pytest.raises(CacheUnreachableError, match="s3://bucket/x"):
+        repeat_with_seeds(typed_again, 2, resume=True, again=typed_again)
+
+
+def test_an_ablation_says_that_it_takes_folders(capsys):
+    words = ["ablate", "-c", "phantom", "--over", "memory.enabled=true,false"]
+    assert main([*words, "--set", "cache.path=s3://bucket/ct.cache"]) == 2
+    printed = capsys.readouterr().err
+    assert "efficient-medsam2 cache copy s3://bucket/ct.cache ct.cache, then" in printed
 
 
 def test_a_dead_endpoint_is_said_and_given_up(monkeypatch, capsys, tmp_path):

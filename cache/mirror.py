@@ -10,25 +10,21 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from weakref import WeakMethod
 
 from cache.address import CACHE_FOLDER, STATE_FOLDER
-from cache.durable import flush_folder
-from cache.errors import CacheCorruptError, CacheError, CacheLockedError
+from cache.errors import CacheError, CacheLockedError
 from cache.layout import ARRAYS_FOLDER
 from cache.ledger_entry import ShardFile
 from cache.lock import FolderLock
-from cache.mending import repair_command
-from cache.mirror_room import MirrorRoom
+from cache.mirror_room import MirrorFigures, MirrorRoom
+from cache.mirror_shards import MirrorShards
 from cache.mirror_sync import MirrorFiles, is_shard
 from cache.remote import RemoteFolder
 from cache.remote_lock import RemoteLock
-from cache.sizes import space_errors
 
 __all__ = ["CACHE_FOLDER", "Mirror", "MirrorFigures"]
 
@@ -38,25 +34,6 @@ _WAITING = 64
 
 _AHEAD_SHARE = 0.5
 """Of the bound: so much is fetched ahead, so that it never pushes out what is about to be read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MirrorFigures:
-    """What a mirror has done since it was opened.
-
-    Attributes:
-        fetched: shard files that were fetched.
-        fetched_bytes: their bytes.
-        evicted: shard files that had to go.
-        bytes: of shard files that lie there now.
-        peak_bytes: the most that lay there at any moment, files in the making included.
-    """
-
-    fetched: int
-    fetched_bytes: int
-    evicted: int
-    bytes: int
-    peak_bytes: int
 
 
 class Mirror:
@@ -81,6 +58,7 @@ class Mirror:
         self.remote = remote
         self.max_bytes = max_bytes
         self._state = folder / STATE_FOLDER
+        self._shards = MirrorShards(self.path, self._state / "arriving", remote)
         self.files = MirrorFiles(self.path, self._state, remote, drop=self._drop)
         self._starting = threading.Lock()
         self._lock: FolderLock | None = None
@@ -88,9 +66,6 @@ class Mirror:
         self._pool: ThreadPoolExecutor | None = None
         self._asked: set[str] = set()
         self._forget: list[WeakMethod[Callable[[str], None]]] = []
-        self._numbers = count()
-        self._fetched = 0
-        self._fetched_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -120,8 +95,8 @@ class Mirror:
         """Give what was done so far."""
         room = self._room
         return MirrorFigures(
-            fetched=self._fetched,
-            fetched_bytes=self._fetched_bytes,
+            fetched=self._shards.fetched,
+            fetched_bytes=self._shards.fetched_bytes,
             evicted=room.evicted if room else 0,
             bytes=room.used if room else 0,
             peak_bytes=room.peak if room else 0,
@@ -165,10 +140,7 @@ class Mirror:
                 f"{self._state.parent}: another process uses this mirror of {self.remote.url}. "
                 "Wait until it ends, or give this one its own: --set cache.mirror.path=FOLDER"
             ) from error
-        temporary = self._state / "arriving"
-        temporary.mkdir(exist_ok=True)
-        for leftover in temporary.iterdir():
-            leftover.unlink()
+        self._shards.clear_arriving()
         room = MirrorRoom(self.max_bytes, self._remove)
         shards = [
             (file.stat(), file)
@@ -258,39 +230,12 @@ class Mirror:
 
     def _fetch(self, file: ShardFile) -> None:
         """Fetch a file for which room was taken."""
-        temporary = self._state / "arriving" / str(next(self._numbers))
-        place = self.path / file.file
         try:
-            with space_errors(self.path, file.bytes):
-                self._download(file, temporary)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                temporary.replace(place)
-                flush_folder(place.parent)
+            self._shards.fetch(file)
         except BaseException:
-            temporary.unlink(missing_ok=True)
             self.room.abandon((file.file,))
             raise
-        self._fetched += 1
-        self._fetched_bytes += file.bytes
         self.room.arrived(file.file)
-
-    def _download(self, file: ShardFile, temporary: Path) -> None:
-        where = f"{self.remote.url}/{file.file}"
-        for _ in range(2):  # a transfer may fail unnoticed once
-            try:
-                digest, meta = self.remote.download(file.file, temporary)
-            except FileNotFoundError as error:
-                raise CacheCorruptError(f"{where} is missing. {self._mend}") from error
-            if digest == file.sha256:
-                return
-        raise CacheCorruptError(
-            f"{where} has other bytes than were written ({meta.bytes} of {file.bytes} bytes, or "
-            f"another SHA-256). {self._mend}"
-        )
-
-    @property
-    def _mend(self) -> str:
-        return f"Find all damage and mend it: {repair_command(self.remote.url)}"
 
     def discard(self, file: ShardFile) -> None:
         """Remove a file whose bytes are damaged here, so that it is fetched again."""
@@ -338,13 +283,7 @@ class Mirror:
 
     def glance(self) -> Callable[[ShardFile], str | None]:
         """Give what tells, from one listing, whether a shard's object is there in its size."""
-        found = self.remote.list(ARRAYS_FOLDER)
-
-        def problem(file: ShardFile) -> str | None:
-            stored = found.get(file.file)
-            return _problem(None if stored is None else stored.bytes, file)
-
-        return problem
+        return self._shards.glance()
 
     def upload(self, files: Sequence[ShardFile]) -> None:
         """Copy written shard files to the store, each checked after it arrived.
@@ -353,16 +292,8 @@ class Mirror:
             CacheCorruptError: the store holds other bytes than were sent.
             CacheUnreachableError: the store does not answer.
         """
-        names = [file.file for file in files]
-        places = [self.path / name for name in names]
-        list(self.pool.map(self.remote.put, names, places))
+        self._shards.send(files, self.pool)
 
     def shard_sha256(self, file: ShardFile) -> str:
         """Give the SHA-256 of a shard's object; reads all of it."""
         return self.remote.sha256(file.file)[0]
-
-
-def _problem(size: int | None, file: ShardFile) -> str | None:
-    if size is None:
-        return "is missing"
-    return None if size == file.bytes else f"has {size} bytes, not {file.bytes}"

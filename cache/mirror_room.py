@@ -12,7 +12,26 @@ from typing import Literal
 
 from cache.errors import CacheSpaceError
 
-__all__ = ["MirrorRoom"]
+__all__ = ["MirrorFigures", "MirrorRoom"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorFigures:
+    """What a mirror has done since it was opened.
+
+    Attributes:
+        fetched: shard files that were fetched.
+        fetched_bytes: their bytes.
+        evicted: shard files that had to go.
+        bytes: of shard files that lie there now.
+        peak_bytes: the most that lay there at any moment, files in the making included.
+    """
+
+    fetched: int
+    fetched_bytes: int
+    evicted: int
+    bytes: int
+    peak_bytes: int
 
 
 @dataclass(kw_only=True, slots=True)

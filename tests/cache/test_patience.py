@@ -101,5 +101,3 @@ def test_a_server_that_takes_connections_and_says_nothing_is_given_up(monkeypatc
         remote = open_remote("s3://bucket/x", options, patience=patience_of(0))
         with pytest.raises(CacheUnreachableError, match=r"s3://bucket/x \(cache.json\)"):
             remote.read("cache.json")
-        with pytest.raises(CacheUnreachableError, match=r"s3://bucket/x \(writer.lock\)"):
-            remote.put("writer.lock", b"x")

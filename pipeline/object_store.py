@@ -129,7 +129,7 @@ def open_remote(
     if options.get("allow_http") or str(endpoint).startswith("http://"):
         client["allow_http"] = True
     wanted = patience or patience_of(None)
-    silent = timedelta(seconds=max(1.0, min(_SILENT_SECONDS, wanted.first_seconds)))
+    silent = timedelta(seconds=max(1.0, min(_SILENT_SECONDS, wanted.first_seconds / 3)))
     # Waiting for a store that is away is the cache's own: see cache.patience.
     retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=3)}
     try:

@@ -1,5 +1,6 @@
 """Shard files on their way between an object store and a mirror, each whole and checked."""
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from itertools import count
@@ -36,6 +37,7 @@ class MirrorShards:
         self._arriving = arriving
         self._remote = remote
         self._numbers = count()
+        self._counting = threading.Lock()
 
     def clear_arriving(self) -> None:
         """Remove what a killed process was fetching."""
@@ -62,8 +64,9 @@ class MirrorShards:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        self.fetched += 1
-        self.fetched_bytes += file.bytes
+        with self._counting:
+            self.fetched += 1
+            self.fetched_bytes += file.bytes
 
     def _download(self, file: ShardFile, temporary: Path) -> None:
         where = f"{self._remote.url}/{file.file}"

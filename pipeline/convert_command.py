@@ -119,6 +119,9 @@ def cache_convert(
         )
     comparison = compare_caches(CacheReader(source), CacheReader(target), rows=rows)
     _print_report(made, comparison)
+    if made.rounded:
+        before = ", ".join(f"{level} from {word}" for level, word in made.rounded.items())
+        click.echo(f"rounded before, and so for good: {before}")
     if not comparison.damage:
         click.echo(f"use it: {_settings(made, target)}")
     if json_file is not None:
@@ -179,4 +182,6 @@ def _settings(made: "Conversion", target: Path) -> str:
         else "{" + ", ".join(f"{level}: {word}" for level, word in identity.items()) + "}"
     )
     settings = [f"cache.path={target}", f"cache.dtype={words}", f"cache.format={made.format}"]
+    if made.rounded:
+        settings.append("cache.accept_rounded=true")
     return " ".join(f"--set {shlex.quote(setting)}" for setting in settings)

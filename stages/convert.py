@@ -8,13 +8,20 @@ is kept in ``converted.json``.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cache import CacheReader, CacheSpec, CacheWriter, required_bytes
-from cache.conversions import CONVERTED_NAME, Origin, encode_origins, read_origins, words_of
+from cache.conversions import (
+    CONVERTED_NAME,
+    Origin,
+    encode_origins,
+    read_origins,
+    rounded_levels,
+    words_of,
+)
 from cache.durable import TEMPORARY_SUFFIX, flush_file, flush_folder, write_durably
 from cache.encoding import StoredWord, stored_word
 from cache.errors import CacheMissingError, CacheStaleError
@@ -46,6 +53,7 @@ class Conversion:
         target_bytes: of the new cache's shards.
         written_rows: rows written by this call; the others were there.
         digest: content identity of the new cache.
+        rounded: levels that were coarser once than they are now → the coarsest type.
     """
 
     types: LevelTypes
@@ -54,6 +62,7 @@ class Conversion:
     target_bytes: int
     written_rows: int
     digest: str
+    rounded: Mapping[str, str]
 
 
 def types_of(spec: CacheSpec) -> LevelTypes:
@@ -124,6 +133,7 @@ def convert(
         target_bytes=required_bytes(spec, counts)["total"],
         written_rows=written,
         digest=digest,
+        rounded=rounded_levels(target, spec),
     )
 
 

@@ -185,7 +185,7 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 (any JSON value)
 def _print_tree(values: Mapping[str, Any], indent: str = "") -> None:
     """Print nested values, one a line; numbers with their thousands apart."""
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             click.echo(f"{indent}{name}:")
             _print_tree(value, indent + "  ")
         else:
@@ -195,6 +195,6 @@ def _print_tree(values: Mapping[str, Any], indent: str = "") -> None:
 def _plain(value: Any) -> str:  # noqa: ANN401 (any JSON value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | Mapping):
         return ", ".join(map(_plain, value)) or "-"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -43,8 +43,10 @@ def test_cache_info(finished, capsys):
 
 
 def test_booleans_are_words_and_numbers_have_their_thousands_apart(capsys):
-    _print_tree({"a": {"fill": True, "open": False}, "rows": 12345, "from": ["x", "y"]})
-    assert capsys.readouterr().out == ("a:\n  fill: yes\n  open: no\nrows: 12,345\nfrom: x, y\n")
+    _print_tree({"a": {"fill": True, "open": False}, "rows": 12345, "from": ["x", "y"], "none": {}})
+    assert capsys.readouterr().out == (
+        "a:\n  fill: yes\n  open: no\nrows: 12,345\nfrom: x, y\nnone: -\n"
+    )
 
 
 def test_the_group_says_what_it_is_for(capsys):

@@ -4,8 +4,9 @@
 
 Of two rounds: seven writers of synthetic arrays and one ``precompute`` of the phantom are killed
 with SIGKILL at random moments. Of each round: twenty bits are flipped and four files cut short, in
-shards, their metadata, ledger, Parquet files, header, statistics and completion mark; a shard or
-ledger entry is deleted, exchanged, or taken from another cache; readers open a cache that is being
+shards, their metadata, ledger, Parquet files, header, statistics, completion mark, splits and the
+teacher's weights; a shard, ledger entry, header or file beside the rows is deleted, exchanged, or
+taken from another cache; readers open a cache that is being
 written, twice. Of five rounds: two Dask workers are killed, a writer meets a full disk (a limit on
 the size of files) twice, and two writers meet in one folder, twice. Both formats take turns.
 

@@ -1,7 +1,7 @@
 """A small cache whose every value is a function of its place, and who tells whether one is sound.
 
-13 slices in 2 views, prompts and tracks, 4 rows a shard, arrays of every encoding: small enough to
-be judged thousands of times.
+13 slices in 2 views, prompts and tracks, 4 rows a shard, arrays of every encoding, a teacher's
+weights and splits beside them: small enough to be judged thousands of times.
 """
 
 import contextlib
@@ -27,8 +27,10 @@ from cache import (
     TrackRow,
     verify,
 )
+from cache.durable import write_durably
 from cache.encoding import array_specs
 from cache.schema import ROW_SPACES, RowSpace
+from cache.side_files import checked_file, record_side_files
 
 __all__ = [
     "FORMATS",
@@ -141,8 +143,25 @@ def values(array: ArraySpec, rows: range, *, data: str = "d") -> np.ndarray[Any,
     return made
 
 
+def side_files(*, data: str = "d") -> dict[str, bytes]:
+    """Give what lies beside the rows: name → content."""
+    weights = np.random.default_rng([*map(ord, data)]).bytes(2000)
+    splits = json.dumps({"seed": 0, "assignment": {"noise": f"train-{data}"}}).encode()
+    return {"splits.json": splits, "teacher/model.safetensors": weights}
+
+
+def write_side_files(path: Path, *, data: str = "d") -> None:
+    """Write and record them, as ``precompute`` does."""
+    (path / "teacher").mkdir(exist_ok=True)
+    wanted = side_files(data=data)
+    for name, content in wanted.items():
+        write_durably(path / name, content)
+    record_side_files(path, wanted)
+
+
 def fill(writer: CacheWriter, *, data: str = "d") -> str:
     """Write what is missing and finish; gives the digest."""
+    write_side_files(writer.path, data=data)
     for space in ROW_SPACES:
         for shard in writer.missing_shards(space):
             rows = writer.rows_of_shard(space, shard)
@@ -214,6 +233,12 @@ def _read_all(path: Path, digest: str | None, found: Verdict) -> None:
     complete = reader.complete
     if digest is not None and complete and reader.digest() != digest:
         found.wrong.append("reader: complete, with another digest")
+    for name, content in side_files().items():
+        # A writer that was killed at once has not recorded them yet.
+        with _named(found, name):
+            place = checked_file(path, name)
+            if complete and place.read_bytes() != content:
+                found.wrong.append(f"{name}: other bytes without an error")
     truth = index()
     with _named(found, "index"):
         if reader.index.content_sha256 != truth.content_sha256:

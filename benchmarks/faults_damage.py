@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.faults_cache import FORMATS, Format, judge, write
+from benchmarks.faults_cache import FORMATS, Format, judge, side_files, write
 from cache import CacheCorruptError, discard_bad, verify
 from cache.durable import TEMPORARY_SUFFIX
+from cache.layout import HEADER_NAME
 from cache.ledger_seal import SEAL_NAME
 from cache.lock import LOCK_NAME
+from cache.side_files import SIDE_FILES_NAME
 
 __all__ = ["Damage", "damages"]
 
@@ -108,8 +110,10 @@ def _classes(path: Path) -> list[list[Path]]:
     ledger = [file for file in every if file.parent.name == "ledger" and file.name != SEAL_NAME]
     parquet = [file for file in every if file.suffix == ".parquet"]
     others = [file for file in every if file.parent == path]
+    beside = [path / name for name in (*side_files(), SIDE_FILES_NAME)]
     # Shards twice: they are what a cache consists of.
-    return [part for part in (shards, shards, metadata, ledger, parquet, others) if part]
+    parts = (shards, shards, metadata, ledger, parquet, others, beside)
+    return [part for part in parts if part]
 
 
 def _is_shard(file: Path) -> bool:
@@ -205,6 +209,19 @@ def _swapped_entries(path: Path, _: Path, rng: random.Random) -> str:
     return f"ledger/{first.name} exchanged with {second.name}"
 
 
+def _deleted_beside(path: Path, _: Path, rng: random.Random) -> str:
+    name = rng.choice((*side_files(), SIDE_FILES_NAME, HEADER_NAME))
+    (path / name).unlink()
+    return f"{name} deleted"
+
+
+def _foreign_beside(path: Path, other: Path, rng: random.Random) -> str:
+    names = rng.choice((("splits.json",), ("splits.json", SIDE_FILES_NAME), (SIDE_FILES_NAME,)))
+    for name in names:
+        shutil.copy2(other / name, path / name)
+    return f"{' and '.join(names)} taken from another cache"
+
+
 _SWAPS: tuple[Damage, ...] = (
     _delete,
     _swap_same_array,
@@ -213,4 +230,6 @@ _SWAPS: tuple[Damage, ...] = (
     _foreign_entry,
     _deleted_entry,
     _swapped_entries,
+    _deleted_beside,
+    _foreign_beside,
 )

@@ -26,6 +26,7 @@ from cache.mending import repair_command
 from cache.mirror_sync import is_shard
 from cache.remote import RemoteFolder
 from cache.remote_lock import LOCK_OBJECT, RemoteLock
+from cache.side_files import side_files_problems
 from cache.sizes import check_room
 
 __all__ = ["download_cache", "upload_cache"]
@@ -60,6 +61,7 @@ def upload_cache(path: Path, remote: RemoteFolder, *, progress: Advance | None =
         ledger = load_ledger(path, header)
         for error in ledger.problems.values():
             raise error
+        _check_side_files(path)
         remote_lock = RemoteLock(remote)
         try:
             there = remote.read(HEADER_NAME)
@@ -163,6 +165,7 @@ def download_cache(remote: RemoteFolder, path: Path, *, progress: Advance | None
                 _download_shard(remote, path, header, name, pool)
                 if progress:
                     progress(done + 1, len(missing))
+        _check_side_files(path)
         for name in _LAST:
             if name in objects:
                 _download(remote, path, name)
@@ -222,6 +225,13 @@ def _download(remote: RemoteFolder, path: Path, name: str) -> None:
     if found is not None:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         write_durably(path / name, found[0])
+
+
+def _check_side_files(path: Path) -> None:
+    for name, problem in side_files_problems(path)[1].items():
+        raise CacheCorruptError(
+            f"{path / name} {problem}. Mend the cache that was copied: {repair_command(path)}"
+        )
 
 
 def _has(path: Path, name: str) -> bool:

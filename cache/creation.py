@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from cache.address import place_of
+from cache.conversions import CONVERTED_NAME
 from cache.durable import TEMPORARY_SUFFIX, sha256_of_bytes
 from cache.errors import CacheCorruptError, CacheMissingError, CacheStaleError
 from cache.hdf5_store import Hdf5Store
@@ -27,8 +28,9 @@ from cache.layout import (
 )
 from cache.ledger import LedgerEntry, ShardFile, entry_path, load_ledger
 from cache.lock import LOCK_NAME, FolderLock
-from cache.mending import precompute_command
+from cache.mending import precompute_command, repair_command
 from cache.schema import CacheSpec, Difference, RowSpace
+from cache.side_files import SIDE_FILES_NAME
 from cache.sizes import check_room, required_bytes, space_errors
 from cache.store import ArrayStore
 from cache.worker_token import TOKEN_NAME, remove_shard_locks, revoke_token
@@ -62,7 +64,7 @@ def prepare_folder(
     """
     with space_errors(path, 0):
         path.mkdir(parents=True, exist_ok=True)
-        _refuse_other_folder(path)
+        _refuse_other_folder(path, spec, index)
         lock = FolderLock(path)
         try:
             # First of all, so that no worker of an earlier writer publishes in between.
@@ -77,10 +79,16 @@ def prepare_folder(
     return lock, header, store
 
 
-def _refuse_other_folder(path: Path) -> None:
-    if (path / HEADER_NAME).exists():
+def _refuse_other_folder(path: Path, spec: CacheSpec, index: CacheIndex) -> None:
+    if (path / HEADER_NAME).exists() or _ledger_is_of(path, spec, index):
         return
     others = sorted(item.name for item in path.iterdir() if not _is_header_leftover(item))
+    if LEDGER_FOLDER in others:
+        raise CacheStaleError(
+            f"{path} holds a cache that lost its {HEADER_NAME}, and its rows are of other "
+            "settings. Nothing was touched. Put it back with the config that made the cache: "
+            f"{repair_command(path)}; or use another folder: --set cache.path=FOLDER"
+        )
     if others:
         raise CacheMissingError(
             f"{path} is not empty and holds no cache (it has {', '.join(others[:3])}). "
@@ -101,7 +109,10 @@ def _prepare_locked(
             (folder / name).unlink()
     if replace:
         _remove_content(path)
-    if replace or not (path / HEADER_NAME).exists():
+    there = (path / HEADER_NAME).exists()
+    if not there and not replace and _ledger_is_of(path, spec, index):
+        return _write_header_and_index(path, spec, index)
+    if replace or not there:
         # Before the header: a refused cache must not stand in the way of a smaller one.
         needed = required_bytes(spec, index.counts())["total"]
         check_room(path, needed if most is None else min(needed, most))
@@ -139,7 +150,8 @@ def _own_temporaries(folder: Path) -> Iterator[Path]:
 def _remove_content(path: Path) -> None:
     # The header stays until it is overwritten, so that a kill in between leaves a known cache.
     (path / COMPLETE_NAME).unlink(missing_ok=True)
-    (path / STATISTICS_NAME).unlink(missing_ok=True)
+    for name in (STATISTICS_NAME, SIDE_FILES_NAME, CONVERTED_NAME):
+        (path / name).unlink(missing_ok=True)
     for folder in (LEDGER_FOLDER, ARRAYS_FOLDER, INDEX_FOLDER):
         if (path / folder).exists():
             shutil.rmtree(path / folder)

@@ -1,9 +1,10 @@
 """Telling what a cache holds, from its header, index and ledger alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from cache.conversions import read_origins, rounded_levels
 from cache.encoding import stored_word
 from cache.index_files import INDEX_FOLDER, read_index
 from cache.layout import read_complete_mark, read_header
@@ -52,6 +53,8 @@ class CacheInfo:
         format: how arrays are stored.
         shards_without_row_checksums: shards of earlier versions; that files of such shards were
             exchanged with each other is found by ``verify``, not by reading.
+        converted_from: the caches that it was converted from, the first one first; a line each.
+        rounded: levels that were coarser once than they are stored now → the coarsest type.
     """
 
     state: str
@@ -67,6 +70,8 @@ class CacheInfo:
     created_by: str
     format: str
     shards_without_row_checksums: int
+    converted_from: tuple[str, ...] = ()
+    rounded: Mapping[str, str] = field(default_factory=dict)
 
 
 def describe(path: Path) -> CacheInfo:
@@ -75,7 +80,7 @@ def describe(path: Path) -> CacheInfo:
     Raises:
         CacheMissingError: there is no cache.
         CacheStaleError: it was written by a newer version.
-        CacheCorruptError: its header, index or completion mark is damaged.
+        CacheCorruptError: its header, index, completion mark or origin is damaged.
     """
     header = read_header(path)
     mark = read_complete_mark(path)
@@ -105,6 +110,8 @@ def describe(path: Path) -> CacheInfo:
         created_by=header.spec.created_by,
         format=header.spec.format,
         shards_without_row_checksums=ledger.shards_without_row_checksums(),
+        converted_from=tuple(map(str, read_origins(path))),
+        rounded=rounded_levels(path, header.spec),
     )
 
 

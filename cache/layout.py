@@ -27,7 +27,9 @@ __all__ = [
     "STATISTICS_NAME",
     "CacheHeader",
     "CompleteMark",
+    "encode_checked",
     "encode_header",
+    "read_checked",
     "read_complete_mark",
     "read_header",
     "write_complete_mark",
@@ -67,11 +69,13 @@ class CompleteMark:
         statistics_sha256: digest of ``statistics.json``.
         seal_sha256: digest of ``ledger/sealed.parquet``; ``None`` in caches of versions that had
             none.
+        side_files_sha256: digest of ``side_files.json``; ``None`` where nothing was recorded.
     """
 
     cache_digest: str
     statistics_sha256: str
     seal_sha256: str | None = None
+    side_files_sha256: str | None = None
 
 
 def encode_header(header: CacheHeader) -> bytes:
@@ -84,7 +88,7 @@ def encode_header(header: CacheHeader) -> bytes:
         "index_sha256": header.index_sha256,
         "index_files": {name: dict(value) for name, value in header.index_files.items()},
     }
-    return _encode_checked(record)
+    return encode_checked(record)
 
 
 def write_header(path: Path, header: CacheHeader) -> None:
@@ -98,10 +102,15 @@ def read_header(path: Path) -> CacheHeader:
     Raises:
         CacheMissingError: there is no cache at ``path``.
         CacheStaleError: it was written by a newer version of this package.
-        CacheCorruptError: the file is damaged.
+        CacheCorruptError: the file is damaged, or alone is gone.
     """
     file = path / HEADER_NAME
     if not file.is_file():
+        if next((path / LEDGER_FOLDER).glob("*-*.json"), None) is not None:
+            raise CacheCorruptError(
+                f"{path}: {HEADER_NAME} is missing, the rows are there. Write it again, keeping "
+                f"all rows: {repair_command(path)}"
+            )
         raise CacheMissingError(
             f"{place_of(path)}: no cache here ({HEADER_NAME} is missing). "
             f"Make one: {precompute_command(path)}"
@@ -133,7 +142,9 @@ def write_complete_mark(path: Path, mark: CompleteMark) -> None:
     record = {"cache_digest": mark.cache_digest, "statistics_sha256": mark.statistics_sha256}
     if mark.seal_sha256 is not None:
         record["seal_sha256"] = mark.seal_sha256
-    write_durably(path / COMPLETE_NAME, _encode_checked(record))
+    if mark.side_files_sha256 is not None:
+        record["side_files_sha256"] = mark.side_files_sha256
+    write_durably(path / COMPLETE_NAME, encode_checked(record))
 
 
 def read_complete_mark(path: Path) -> CompleteMark | None:
@@ -145,18 +156,30 @@ def read_complete_mark(path: Path) -> CompleteMark | None:
     file = path / COMPLETE_NAME
     if not file.is_file():
         return None
-    record = _read_json(file)
-    _check_digest(file, record)
+    record = read_checked(file)
     return CompleteMark(
         cache_digest=record["cache_digest"],
         statistics_sha256=record["statistics_sha256"],
         seal_sha256=record.get("seal_sha256"),
+        side_files_sha256=record.get("side_files_sha256"),
     )
 
 
-def _encode_checked(record: dict[str, Any]) -> bytes:
+def encode_checked(record: Mapping[str, Any]) -> bytes:
+    """Give the content of a JSON file that carries the digest of itself."""
     digest = sha256_of_bytes(canonical_json(record))
     return json.dumps({**record, "sha256": digest}, indent=2).encode() + b"\n"
+
+
+def read_checked(file: Path) -> dict[str, Any]:
+    """Read a JSON file that ``encode_checked`` wrote, digest and all.
+
+    Raises:
+        CacheCorruptError: the file is damaged.
+    """
+    record = _read_json(file)
+    _check_digest(file, record)
+    return record
 
 
 def _check_digest(file: Path, record: dict[str, Any]) -> None:

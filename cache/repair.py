@@ -1,23 +1,26 @@
 """Mending a cache as far as it can be mended from itself.
 
 What stands in a cache twice is written again: array metadata, statistics, the sealed ledger and
-the completion mark. Bad shards are taken out of the ledger. The index and rows themselves come
-from the data and the teacher alone.
+the completion mark. Bad shards are taken out of the ledger. The index, the rows themselves and the
+files beside them come from the data and the teacher alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.contradiction import contradicting_shards
+from cache.errors import CacheCorruptError
 from cache.index_files import INDEX_FOLDER, read_index
-from cache.layout import COMPLETE_NAME, read_header
-from cache.ledger import entry_path
+from cache.layout import COMPLETE_NAME, read_complete_mark, read_header
+from cache.ledger import entry_path, load_ledger
 from cache.lock import FolderLock
 from cache.mirror import Mirror
 from cache.schema import ROW_SPACES, RowSpace
 from cache.verify import VerifyReport
 from cache.writer import CacheWriter
 
-__all__ = ["Mended", "discard_bad", "mend"]
+__all__ = ["Mended", "cover", "discard_bad", "mend"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +32,14 @@ class Mended:
         missing: row space → shards that are to be computed.
         index: whether the index is to be written again from the data.
         complete: whether the cache is complete now.
+        side_files: names of files beside the rows that are to be made again.
     """
 
     lines: tuple[str, ...]
     missing: dict[RowSpace, tuple[int, ...]]
     index: bool
     complete: bool
+    side_files: tuple[str, ...] = ()
 
 
 def mend(path: Path, report: VerifyReport, *, mirror: Mirror | None = None) -> Mended:
@@ -46,6 +51,7 @@ def mend(path: Path, report: VerifyReport, *, mirror: Mirror | None = None) -> M
         mirror: of a cache on an object store, whose ``path`` this is.
 
     Raises:
+        CacheCorruptError: ledger and completion mark contradict each other; nothing is touched.
         CacheLockedError: a writer is at work.
         CacheSpaceError: the disk is full.
     """
@@ -60,12 +66,32 @@ def mend(path: Path, report: VerifyReport, *, mirror: Mirror | None = None) -> M
     index = read_index(path / INDEX_FOLDER, header.index_files)
     with CacheWriter.create_or_resume(path, header.spec, index, mirror=mirror) as writer:
         missing = {space: writer.missing_shards(space) for space in ROW_SPACES}
-        complete = not any(missing.values())
+        beside = tuple(part.array for part in report.bad if part.space == "files")
+        complete = not any(missing.values()) and not beside
         lines = (*taken_out, *writer.discarded)
         if complete:
             writer.finish()
             lines += ("metadata, statistics, sealed ledger and completion mark are written again",)
-    return Mended(lines=lines, missing=missing, index=False, complete=complete)
+    return Mended(lines=lines, missing=missing, index=False, complete=complete, side_files=beside)
+
+
+def cover(path: Path, record: Callable[[Path], None], *, mirror: Mirror | None = None) -> None:
+    """Record the files beside the rows of a sound cache that was finished without digests of them.
+
+    Args:
+        path: the cache folder.
+        record: records what is there, as it is.
+        mirror: of a cache on an object store, whose ``path`` this is.
+
+    Raises:
+        CacheLockedError: a writer is at work.
+        CacheSpaceError: the disk is full.
+    """
+    header = read_header(path)
+    index = read_index(path / INDEX_FOLDER, header.index_files)
+    with CacheWriter.create_or_resume(path, header.spec, index, mirror=mirror) as writer:
+        record(path)
+        writer.finish()
 
 
 def discard_bad(
@@ -85,6 +111,7 @@ def discard_bad(
         One line for each shard that was taken out.
 
     Raises:
+        CacheCorruptError: ledger and completion mark contradict each other; nothing is touched.
         CacheLockedError: a writer is at work.
     """
     if report.ok:
@@ -99,6 +126,7 @@ def discard_bad(
         return discarded
     lock = FolderLock(path)
     try:
+        _refuse_unclear(path)
         (path / COMPLETE_NAME).unlink(missing_ok=True)
         lines = []
         for space in ROW_SPACES:
@@ -109,3 +137,14 @@ def discard_bad(
     finally:
         lock.release()
     return tuple(lines)
+
+
+def _refuse_unclear(path: Path) -> None:
+    """Refuse where it cannot be told which shards contradict the completion mark."""
+    header = read_header(path)
+    try:
+        mark = read_complete_mark(path)
+    except CacheCorruptError:
+        return
+    if mark is not None:
+        contradicting_shards(path, header, mark, load_ledger(path, header).entries)

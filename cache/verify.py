@@ -6,14 +6,15 @@ finds shards that were swapped or copied from another cache.
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from cache.contradiction import contradicting_shards
 from cache.creation import open_store, shard_problem
 from cache.durable import sha256_of_file
 from cache.errors import CacheCorruptError
+from cache.findings import BadPart, VerifyReport
 from cache.index_files import INDEX_FOLDER, index_file_problem, read_index
 from cache.info import CacheInfo, describe
 from cache.layout import (
@@ -25,11 +26,11 @@ from cache.layout import (
     read_complete_mark,
     read_header,
 )
-from cache.ledger import Ledger, LedgerEntry, ShardFile, cache_digest, load_ledger
+from cache.ledger import Ledger, LedgerEntry, ShardFile, load_ledger
 from cache.ledger_seal import SEAL_NAME, seal_problem
-from cache.mending import repair_command
 from cache.mirror import Mirror
-from cache.schema import ROW_SPACES, RowSpace
+from cache.schema import ROW_SPACES
+from cache.side_files import side_files_problems
 
 __all__ = [
     "BadPart",
@@ -41,65 +42,11 @@ __all__ = [
 ]
 
 
+_OTHER = "its ledger entry is not the one that the cache was finished with"
+
 DigestFiles = Callable[[Sequence[tuple[ShardFile, ...]]], Iterable[tuple[int, tuple[str, ...]]]]
 """Shards' files → (number of the shard in the sequence, SHA-256 of each file), in any order; empty
 for a file that cannot be read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BadPart:
-    """Something in a cache that is not as it was written.
-
-    Attributes:
-        space: ``slices``, ``prompts``, ``tracks``; or ``index``, ``ledger``, ``arrays``, ``cache``.
-        shard: number of the shard, ``None`` where the part is not a shard's.
-        array: name of the array or file.
-        reason: what is wrong.
-    """
-
-    space: str
-    shard: int | None
-    array: str
-    reason: str
-
-    def __str__(self) -> str:
-        shard = "" if self.shard is None else f" shard {self.shard}"
-        return f"{self.space}{shard}, {self.array}: {self.reason}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyReport:
-    """Result of ``verify``.
-
-    Attributes:
-        checked: shard files whose every byte was compared.
-        total: shard files in the ledger.
-        missing: row space → shards that are not written; no damage while a cache is unfinished.
-        bad: what is wrong, in order of place.
-    """
-
-    checked: int
-    total: int
-    missing: Mapping[RowSpace, int]
-    bad: tuple[BadPart, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing wrong was found."""
-        return not self.bad
-
-    def raise_if_bad(self, path: Path) -> None:
-        """Turn findings into an error.
-
-        Raises:
-            CacheCorruptError: something is bad; names the first parts and the mend.
-        """
-        if self.bad:
-            first = "; ".join(str(part) for part in self.bad[:3])
-            raise CacheCorruptError(
-                f"{path}: {len(self.bad)} bad parts: {first}. Make exactly these again: "
-                f"{repair_command(path)}"
-            )
 
 
 def verify(
@@ -112,8 +59,8 @@ def verify(
 ) -> VerifyReport:
     """Check a cache; changes nothing.
 
-    Header, index, ledger, array metadata, statistics and the presence and size of every shard
-    file are always checked; file contents of all shards, or of a sample.
+    Header, index, ledger, array metadata, statistics, the files beside the rows and the presence
+    and size of every shard file are always checked; file contents of all shards, or of a sample.
 
     Args:
         path: the cache folder.
@@ -134,11 +81,11 @@ def verify(
     # Before the ledger: a writer at work may finish in between.
     mark = _completion_mark(path)
     ledger = load_ledger(path, header)
+    shards = {space: header.spec.shard_count(header.counts[space]) for space in ROW_SPACES}
     missing = {
-        space: header.spec.shard_count(header.counts[space])
-        - sum(of == space for of, _ in ledger.entries)
-        for space in ROW_SPACES
+        space: shards[space] - sum(of == space for of, _ in ledger.entries) for space in ROW_SPACES
     }
+    side_files, side_problems = side_files_problems(path)
     bad = [
         *_bad_index(path, header),
         *_bad_metadata(path, header),
@@ -147,6 +94,10 @@ def verify(
             for file, error in ledger.problems.items()
         ),
         *_bad_completion(path, header, ledger, mark),
+        *(
+            BadPart(space="files", shard=None, array=name, reason=reason)
+            for name, reason in side_problems.items()
+        ),
     ]
     entries = [ledger.entries[key] for key in sorted(ledger.entries)]
     hashed = _sample(entries, sample)
@@ -183,6 +134,9 @@ def verify(
         total=sum(len(entry.arrays) for entry in entries),
         missing=missing,
         bad=tuple(bad),
+        shards=shards,
+        finished=mark is not None,
+        side_files=side_files,
     )
 
 
@@ -270,8 +224,13 @@ def _bad_completion(
             BadPart(space=space, shard=k, array="all", reason="has no usable ledger entry")
             for k in absent
         ]
-    if not bad and mark.cache_digest != cache_digest(header, ledger.entries):
-        bad += part(COMPLETE_NAME, "the ledger is not the one that the cache was finished with")
+    try:
+        bad += [
+            BadPart(space=space, shard=k, array="all", reason=_OTHER)
+            for space, k in contradicting_shards(path, header, mark, ledger.entries)
+        ]
+    except CacheCorruptError as error:
+        bad += part(COMPLETE_NAME, str(error))
     problem = seal_problem(path, mark)
     if problem:
         bad += part(f"{LEDGER_FOLDER}/{SEAL_NAME}", problem)

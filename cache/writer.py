@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from cache.contradiction import refuse_contradiction
 from cache.creation import discard_untrusted, prepare_folder
 from cache.durable import canonical_json, sha256_of_bytes, write_durably
 from cache.errors import CacheError, CacheMissingError
@@ -34,6 +35,7 @@ from cache.mirror import Mirror
 from cache.remote_lock import RemoteLock
 from cache.schema import CacheSpec, RowSpace
 from cache.shard_writer import ShardWriter
+from cache.side_files import side_files_sha256
 from cache.sizes import check_room, shard_bytes, space_errors
 from cache.statistics import merge_sums
 from cache.store import ArrayStore
@@ -110,7 +112,8 @@ class CacheWriter:
         Raises:
             CacheMissingError: the folder has other files and no cache.
             CacheStaleError: the folder holds a cache of another fingerprint or index.
-            CacheCorruptError: its ``cache.json`` is damaged.
+            CacheCorruptError: its ``cache.json`` is damaged and no row says what it was; or the
+                ledger is not the one that it was finished with.
             CacheLockedError: another process is writing it.
             CacheSpaceError: what is still missing does not fit on the disk.
         """
@@ -127,6 +130,7 @@ class CacheWriter:
         try:
             glance = None if mirror is None else mirror.glance()
             finished, discarded = discard_untrusted(path, header, store, glance=glance)
+            refuse_contradiction(path, header, finished)
             writer = cls(
                 path=path,
                 header=header,
@@ -287,6 +291,7 @@ class CacheWriter:
                     cache_digest=digest,
                     statistics_sha256=sha256_of_bytes(statistics),
                     seal_sha256=sha256_of_bytes(seal),
+                    side_files_sha256=side_files_sha256(self.path),
                 ),
             )
         self.publish_files()

@@ -50,6 +50,7 @@ class ZarrStore:
         self._counts = counts
         self._readable: dict[str, zarr.Array[Any]] = {}
         self._direct: dict[str, bool] = {}
+        self._written: dict[str, dict[str, Any]] = {}
 
     def prepare(self) -> None:
         """Write the group's and the arrays' metadata where it is missing or wrong."""
@@ -72,23 +73,45 @@ class ZarrStore:
         memory: dict[str, Any] = {}
         group = zarr.open_group(MemoryStore(memory), mode="w", zarr_format=3)
         for array in self._spec.arrays:
-            chunk = (1, *array.shape)
-            group.create_array(
-                array.name,
-                shape=(self._counts[array.rows], *array.shape),
-                dtype=array.dtype,
-                chunks=chunk,
-                shards=(self._spec.rows_per_shard, *array.shape),
-                filters=None,
-                compressors=Crc32cCodec(),
-                serializer=BytesCodec(),
-                fill_value=0,
-                attributes=dict(ENCODING_ATTRIBUTES.get(array.encoding, {})),
-            )
+            self._create(group, array)
         return {key: buffer.to_bytes() for key, buffer in memory.items()}
+
+    def _create(self, group: zarr.Group, array: ArraySpec) -> "zarr.Array[Any]":
+        return group.create_array(
+            array.name,
+            shape=(self._counts[array.rows], *array.shape),
+            dtype=array.dtype,
+            chunks=(1, *array.shape),
+            shards=(self._spec.rows_per_shard, *array.shape),
+            filters=None,
+            compressors=Crc32cCodec(),
+            serializer=BytesCodec(),
+            fill_value=0,
+            attributes=dict(ENCODING_ATTRIBUTES.get(array.encoding, {})),
+        )
+
+    def _wanted(self, array: ArraySpec) -> "zarr.Array[Any]":
+        """The array as it would be made now, spelt by the zarr that reads the stored one."""
+        memory: dict[str, Any] = {}
+        return self._create(zarr.open_group(MemoryStore(memory), mode="w", zarr_format=3), array)
 
     def problem(self, array: ArraySpec) -> str | None:
         """Say why an array's metadata is not what the spec asks, or give ``None``."""
+        problem = self._layout_problem(array)
+        if problem:
+            return problem
+        found = self._open(array).metadata.to_dict()
+        written = self._written.get(array.name)
+        if written is None:
+            written = self._written[array.name] = self._wanted(array).metadata.to_dict()
+        # Codecs were compared by what they do; versions of zarr spell them differently.
+        for key in sorted((found.keys() | written.keys()) - {"codecs"}):
+            if found.get(key) != written.get(key):
+                return f"has {key} {found.get(key)}, not {written.get(key)}"
+        return None
+
+    def _layout_problem(self, array: ArraySpec) -> str | None:
+        """Say why rows do not lie where we would look for them, or give ``None``."""
         try:
             found = _properties(self._open(array))
         except Exception as error:  # noqa: BLE001 - zarr raises anything on damaged metadata
@@ -161,7 +184,7 @@ class ZarrStore:
         """Whether the array's metadata is what this version writes, or says the same."""
         known = self._direct.get(array.name)
         if known is None:
-            known = self._direct[array.name] = self.problem(array) is None
+            known = self._direct[array.name] = self._layout_problem(array) is None
         return known
 
     def read_index(self, array: ArraySpec, shard: int, descriptor: int, size: int) -> ShardIndex:

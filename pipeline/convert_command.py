@@ -92,14 +92,16 @@ def cache_convert(
 
     Shard by shard; typed again, it goes on where it was stopped. Then the two are compared: errors
     of each level, and the masks that the teacher's decoder makes of either for stored prompts. DST
-    is fresh for a config with its cache.dtype and cache.format.
+    is fresh for a config with its cache.dtype and cache.format. Numbers that were coarser once,
+    such as int8 converted back to fp16, stay rounded: DST keeps that in mind, and stages take it
+    with --set cache.accept_rounded=true alone. Exit code 4 if a value or a mask is not finite.
 
     \b
     efficient-medsam2 cache convert ct.cache ct8.cache --dtype int8
     efficient-medsam2 cache convert ct.cache mixed.cache --dtype int8 --levels s4,s8
     efficient-medsam2 cache convert ct.cache ct.h5cache --to hdf5 --json report.json
     """
-    from cache import CacheReader
+    from cache import CacheCorruptError, CacheReader
     from cache.levels import STORED_LEVELS
     from pipeline.cluster import open_cluster
     from pipeline.progress import PROGRESS_KINDS, make_progress
@@ -129,7 +131,11 @@ def cache_convert(
         )
     comparison = compare_caches(CacheReader(source), CacheReader(target), rows=rows)
     _print_report(made, comparison)
-    click.echo(f"use it: {_settings(made, target)}")
+    if made.rounded:
+        before = ", ".join(f"{level} from {word}" for level, word in made.rounded.items())
+        click.echo(f"rounded before, and so for good: {before}")
+    if not comparison.damage:
+        click.echo(f"use it: {_settings(made, target)}")
     if json_file is not None:
         from pipeline.artifacts import write_atomically
 
@@ -145,6 +151,11 @@ def cache_convert(
             **comparison.to_json(),
         }
         write_atomically(json_file, json.dumps(record, indent=2) + "\n")
+    if comparison.damage:
+        raise CacheCorruptError(
+            f"{source} -> {target}: {'; '.join(comparison.damage)}. Do not use {target}; look at "
+            f"the source: {PROGRAM} cache verify {source}"
+        )
 
 
 def _through_folders(
@@ -201,10 +212,12 @@ def _print_report(made: "Conversion", comparison: "Comparison") -> None:
 
 
 def _settings(made: "Conversion", target: Path) -> str:
-    settings = {
+    settings: dict[str, object] = {
         "cache.path": target,
         "cache.dtype": made.types.identity(),
         "cache.format": made.format,
     }
+    if made.rounded:
+        settings["cache.accept_rounded"] = "true"
     texts = [setting_text(key, value) for key, value in settings.items()]
     return " ".join(f"--set {shlex.quote(text)}" for text in texts)

@@ -1,12 +1,10 @@
-"""Commands that only look: plan, status, doctor, cache info, cache verify."""
+"""Commands that only look: plan, status, doctor, cache info."""
 
 # ruff: noqa: D301 (click takes \b, the character, as "do not rewrap this paragraph")
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +12,8 @@ import click
 
 from pipeline.estimation import estimate_of, print_estimate, sample_option
 from pipeline.options import (
-    ClusterChoice,
-    Percentage,
-    cluster_options,
     config_options,
     patience_option,
-    progress_option,
     user_models_folder,
 )
 from pipeline.text_table import print_table
@@ -27,9 +21,8 @@ from pipeline.text_table import print_table
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.plan import Observation, PlannedStage
-    from stages.context import ProgressBar
 
-__all__ = ["cache_info", "cache_verify", "doctor", "plan", "status"]
+__all__ = ["cache_info", "doctor", "plan", "status"]
 
 _JSON_HELP = "Print JSON for machines instead of a table."
 
@@ -165,89 +158,6 @@ def cache_info(place: str, as_json: bool, patience: float | None) -> None:
     )
 
 
-@click.command("verify")
-@click.argument("place", metavar="PATH")
-@click.option(
-    "--sample", type=Percentage(), metavar="SHARE", help="Check this share of the shards (1%)."
-)
-@click.option("--full", is_flag=True, help="Check every shard; this is also the default.")
-@click.option("--repair", is_flag=True, help="Take bad shards out; precompute writes them again.")
-@progress_option
-@patience_option
-@cluster_options
-@click.pass_context
-def cache_verify(
-    context: click.Context,
-    place: str,
-    sample: float | None,
-    full: bool,
-    repair: bool,
-    progress: str,
-    patience: float | None,
-    cluster: ClusterChoice,
-) -> None:
-    """Compare the cache at PATH with its own ledger: index, shards, statistics.
-
-    Sizes are always compared; contents of all shards, or of a --sample of them. Writes nothing
-    without --repair. Exit code 4 if anything is bad and was not taken out.
-
-    \b
-    efficient-medsam2 cache verify ct.cache --sample 1%
-    efficient-medsam2 cache verify ct.cache --repair
-    efficient-medsam2 cache verify s3://bucket/ct.cache
-    """
-    from cache.mending import precompute_command, repair_command
-    from cache.repair import discard_bad
-    from cache.verify import verify
-    from pipeline.cluster import open_cluster
-    from pipeline.object_store import cache_at, patience_of
-    from pipeline.progress import PROGRESS_KINDS, make_progress
-    from stages.cluster_verify import digest_on_workers
-
-    if full and sample is not None:
-        raise click.UsageError("--full and --sample exclude each other: give one of them")
-    shown = make_progress(next(kind for kind in PROGRESS_KINDS if kind == progress))
-    with ExitStack() as stack:
-        path, mirror = stack.enter_context(
-            cache_at(place, patience=patience_of(patience), note=shown.note)
-        )
-        bars: list[ProgressBar] = []
-
-        def advance(checked: int, total: int) -> None:
-            if not bars:
-                bar = shown.bar(total=total, description="verify", unit="file")
-                bars.append(stack.enter_context(bar))
-            bars[0].update(1)
-
-        workers = stack.enter_context(open_cluster(cluster, threads=1, note=shown.note))
-        if workers is not None and mirror is not None:
-            raise click.UsageError("a cache on an object store is verified in this process alone")
-        report = verify(
-            path,
-            sample=sample,
-            progress=advance,
-            mirror=mirror,
-            digest_files=None if workers is None else partial(digest_on_workers, workers, path),
-        )
-        discarded: tuple[str, ...] = ()
-        if report.bad and repair:
-            discarded = discard_bad(path, report, mirror=mirror)
-    for part in report.bad:
-        click.echo(f"bad: {part}")
-    click.echo(f"{report.checked} of {report.total} shard files compared, {len(report.bad)} bad")
-    absent = {space: count for space, count in report.missing.items() if count}
-    if absent:
-        names = ", ".join(f"{count} of {space}" for space, count in absent.items())
-        click.echo(f"not written yet: {names} (shards); precompute continues there")
-    if report.bad and repair:
-        for line in discarded:
-            click.echo(line)
-        click.echo(f"repaired: now {precompute_command(place)}")
-    elif report.bad:
-        click.echo(f"mend: {repair_command(place)}", err=True)
-        context.exit(4)
-
-
 def _planned(
     config: "Config", *, digests: bool
 ) -> tuple[tuple["PlannedStage", ...], dict[str, "Observation"]]:
@@ -273,8 +183,16 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 (any JSON value)
 def _print_tree(values: Mapping[str, Any], indent: str = "") -> None:
     """Print nested values, one a line; numbers with their thousands apart."""
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             click.echo(f"{indent}{name}:")
             _print_tree(value, indent + "  ")
         else:
-            click.echo(f"{indent}{name}: {f'{value:,}' if isinstance(value, int) else value}")
+            click.echo(f"{indent}{name}: {_plain(value)}")
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401 (any JSON value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple | Mapping):
+        return ", ".join(map(_plain, value)) or "-"
+    return f"{value:,}" if isinstance(value, int) else str(value)

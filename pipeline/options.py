@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ __all__ = [
     "Invocation",
     "OutputFile",
     "Percentage",
+    "SchedulerAddress",
     "cluster_options",
     "config_options",
     "patience_option",
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 PROGRAM = "efficient-medsam2"
+
+_SCHEDULER = re.compile(r"((tcp|tls|ws|wss|ucx)://)?([^\s/:\[\]]+|\[[0-9a-fA-F:.%]+\]):\d{1,5}")
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -155,6 +159,26 @@ class Percentage(click.ParamType[float]):
         return share
 
 
+class SchedulerAddress(click.ParamType[str]):
+    """Where a Dask scheduler listens: ``tcp://host:port``, ``tls://...``, or ``host:port``."""
+
+    name = "address"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Read the text."""
+        text = str(value).strip()
+        if not _SCHEDULER.fullmatch(text):
+            self.fail(
+                f"{text!r} is no address of a Dask scheduler: give the one that `dask scheduler` "
+                "prints, such as tcp://10.0.0.5:8786",
+                param,
+                ctx,
+            )
+        return text
+
+
 def config_options(command: CommandT) -> CommandT:
     """Add ``-c/--config`` and ``--set``."""
     names = ", ".join(preset_names(PRESETS))
@@ -206,6 +230,7 @@ def cluster_options(command: CommandT) -> CommandT:
 
     with_scheduler = click.option(
         "--scheduler",
+        type=SchedulerAddress(),
         metavar="ADDRESS",
         help="Work on the Dask cluster whose scheduler is there, such as tcp://10.0.0.5:8786; "
         "data, teacher and cache must lie where all its machines see them.",

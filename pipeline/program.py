@@ -59,11 +59,11 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
         "info": "pipeline.inspect_commands:cache_info",
         "repair": "pipeline.repair_command:cache_repair",
         "unlock": "pipeline.store_commands:cache_unlock",
-        "verify": "pipeline.inspect_commands:cache_verify",
+        "verify": "pipeline.verify_command:cache_verify",
     },
 )
 def cache_group() -> None:
-    """Look at an embedding cache, mend, convert and copy it."""
+    """Look at, check, mend, convert and copy an embedding cache."""
 
 
 @click.group(

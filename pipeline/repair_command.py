@@ -45,10 +45,12 @@ def cache_repair(
     PATH is a folder or an address of an object store.
 
     Array metadata, statistics and the completion mark are written again from the cache itself.
-    Bad shards and a damaged index are made again from the raw data and the teacher of CONFIG, the
-    one that the cache was made with; sound shards are not touched. Other settings, another
-    teacher, and what is not here are found out before anything is taken out. A repair that was
-    stopped goes on when it is typed again. Exit code 4 if something bad is left.
+    Bad shards, a damaged index and damaged files beside the rows (splits, the teacher's weights)
+    are made again from the raw data and the teacher of CONFIG, the one that the cache was made
+    with; sound shards are not touched, and the teacher's weights alone take no raw data. Other
+    settings, another teacher, and what is not here are found out before anything is taken out. A
+    cache of an earlier version, sound but without digests of the files beside its rows, gets them.
+    A repair that was stopped goes on when it is typed again. Exit code 4 if something bad is left.
 
     \b
     efficient-medsam2 cache repair ct.cache -c laptop --set data.source=/data/ct
@@ -110,6 +112,8 @@ def _repair(
             f"{place_of(path)}: {bad} bad parts are left. If the disk is failing, copy "
             f"the cache to another one and repair it there: {PROGRAM} cache repair COPY -c CONFIG"
         )
+    if report.side_files is None:
+        _cover(path, mirror)
     click.echo(f"sound: {report.checked} of {report.total} shard files compared, 0 bad")
 
 
@@ -125,6 +129,17 @@ def _verified(path: Path, mirror: "Mirror | None", shown: "Progress") -> "Verify
     for part in report.bad:
         click.echo(f"bad: {part}")
     return report
+
+
+def _cover(path: Path, mirror: "Mirror | None") -> None:
+    """Have what lies beside the rows compared from now on, where it never was."""
+    from cache.repair import cover
+    from stages.side_files import record, side_file_names
+
+    names = side_file_names(path)
+    if names:
+        cover(path, record, mirror=mirror)
+        click.echo(f"recorded as they are, for there were no digests: {', '.join(names)}")
 
 
 def _lacks_its_end(path: Path) -> bool:
@@ -148,7 +163,7 @@ def _to_be_computed(report: "VerifyReport | None") -> list[str]:
             part.space == space and part.array == "all" for part in report.bad
         )
         needed += [f"{others} unwritten shards of {space}"] if others > 0 else []
-    return needed
+    return needed + [part.array for part in report.bad if part.space == "files"]
 
 
 def _prepared(
@@ -163,13 +178,16 @@ def _prepared(
     """
     from cache import CacheStaleError
     from cache.address import place_of
+    from cache.conversions import CONVERTED_NAME, unknown_origin
     from efficient_medsam2.checkpoints import checkpoint_sha256
     from pipeline.config import load_config
     from pipeline.stage_graph import build_graph
     from stages.cache_examine import settings_differences
     from stages.cases import source_is_present
-    from stages.convert import CONVERTED_NAME
+    from stages.side_files import TEACHER_FOLDER
 
+    if CONVERTED_NAME in needed:
+        raise unknown_origin(path, "is missing or damaged")
     if config is None:
         raise _wants_config(path, needed)
     spec = _spec_of(path)
@@ -179,7 +197,8 @@ def _prepared(
         stored |= {"dtype": spec.precompute["cache.dtype"]}
         own += tuple(f"cache.{key}={json.dumps(value)}" for key, value in stored.items())
     loaded = load_config(config, (*overrides, *own), models=user_models_folder())
-    if not source_is_present(loaded.data):
+    teacher_alone = all(name.startswith(f"{TEACHER_FOLDER}/") for name in needed)
+    if not teacher_alone and not source_is_present(loaded.data):
         raise click.UsageError(
             f"the raw data are not here ({loaded.data.source}), and rows are made from them: "
             "--set data.source=FOLDER"
@@ -201,13 +220,13 @@ def _prepared(
             f"config's are {digest[:12]}; nothing was touched. Name those: "
             "--set teacher.checkpoint=FILE"
         )
-    if (path / CONVERTED_NAME).is_file():
+    if (path / CONVERTED_NAME).is_file() and any("shard" in name for name in needed):
         click.echo(
             "note: this cache was converted from another one. Rows that are made again come from "
             "the teacher itself, so its content changes, and students trained from it become stale"
         )
     node = next(node for node in build_graph(loaded) if node.name == "precompute")
-    return _Computing(config=loaded, node=node)
+    return _Computing(config=loaded, node=node, teacher_alone=teacher_alone)
 
 
 def _wants_config(path: Path, needed: list[str]) -> "CacheMissingError":
@@ -233,34 +252,38 @@ def _spec_of(path: Path) -> "CacheSpec | None":
 
 @dataclass(frozen=True, kw_only=True)
 class _Computing:
-    """What makes rows again."""
+    """What makes rows again, or the teacher's folder alone."""
 
     config: "Config"
     node: "StageNode"
+    teacher_alone: bool
 
     def run(self, path: Path, mirror: "Mirror | None", shown: "Progress") -> None:
         """Write what the cache lacks."""
         from pipeline.artifacts import fingerprint
         from pipeline.run_lock import locked
+        from stages import precompute
         from stages.context import StageContext
 
         run = self.config.run
         run.dir.mkdir(parents=True, exist_ok=True)
         trained = run.dir / "teacher"
         with locked(run.dir):
-            self.node.run(
-                StageContext(
-                    directory=path,
-                    inputs={"teacher": trained} if self.config.teacher.train else {},
-                    cache=path,
-                    fingerprint=fingerprint(self.node.settings, {}),
-                    seed=run.seed,
-                    device=run.device,
-                    resume=True,
-                    progress=shown,
-                    mirror=mirror,
-                )
+            context = StageContext(
+                directory=path,
+                inputs={"teacher": trained} if self.config.teacher.train else {},
+                cache=path,
+                fingerprint=fingerprint(self.node.settings, {}),
+                seed=run.seed,
+                device=run.device,
+                resume=True,
+                progress=shown,
+                mirror=mirror,
             )
+            if self.teacher_alone:
+                precompute.restore_teacher(self.config.teacher, context)
+            else:
+                self.node.run(context)
 
 
 def _mend(
@@ -282,6 +305,7 @@ def _mend(
         needed = ["the index"] if mended.index else []
         for space, shards in mended.missing.items():
             needed += [f"{space} shard {shard}" for shard in shards]
+        needed += mended.side_files
     if computing is None:  # what looked whole was not: a ledger entry was bad
         raise _wants_config(path, needed)
     click.echo(f"made again: {', '.join(needed)}")

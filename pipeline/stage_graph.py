@@ -20,6 +20,15 @@ __all__ = ["build_graph", "fraction_suffix"]
 _WITHOUT_EFFECT = frozenset({"log_every", "checkpoint_seconds", "recompute"})
 """Settings of the training loop that change no result: no reason to train again."""
 
+_NOT_IN_A_CACHE = (
+    "cache.path",
+    "cache.mirror",
+    "cache.store_options",
+    "cache.accept_rounded",
+    "run.seed",
+)
+"""Where a cache lies and what is put up with change nothing in it, and any seed may use it."""
+
 
 def build_graph(config: "Config") -> tuple[StageNode, ...]:
     """Give the stages of ``config``, each after those it consumes."""
@@ -83,9 +92,8 @@ def _precompute(config: "Config") -> StageNode:
         cache=config.cache,
         precompute=config.precompute,
     )
-    # Where a cache lies does not change what is in it, and students of any seed may share it.
     for key in [*settings]:
-        if key.startswith(("cache.path", "cache.mirror", "cache.store_options", "run.seed")):
+        if key.startswith(_NOT_IN_A_CACHE):
             del settings[key]
     upstream = ("teacher",) if config.teacher.train else ()
     return StageNode(

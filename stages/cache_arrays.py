@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from efficient_medsam2.teachers.load import Teacher
     from efficient_medsam2.teachers.protocol import SliceTeacher
 
-__all__ = ["cache_spec", "stored_otherwise"]
+__all__ = ["cache_spec", "identity_of", "stored_otherwise"]
 
 LEVELS = ("s4", "s8", "s16")
 
@@ -75,9 +75,7 @@ def cache_spec(
     cases = rows.index.cases
     digests = {row.case_id: (row.split, dict(row.files)) for row in cases}
     return CacheSpec(
-        teacher=TeacherIdentity(
-            name=teacher.name, weights_sha256=teacher.weights_sha256, config=teacher.settings
-        ),
+        teacher=identity_of(teacher),
         preprocessing={"image_size": size, "channels": rows.channels, "resize": "squash bicubic"},
         precompute=settings_of_cache(data, cache, config),
         data_sha256=data_digest(digests),
@@ -95,6 +93,13 @@ def cache_spec(
         format=cache.format,
         rows_per_shard=cache.rows_per_shard,
         created_by="efficient-medsam2 precompute",
+    )
+
+
+def identity_of(teacher: "Teacher") -> TeacherIdentity:
+    """Who makes the rows, for the spec."""
+    return TeacherIdentity(
+        name=teacher.name, weights_sha256=teacher.weights_sha256, config=teacher.settings
     )
 
 

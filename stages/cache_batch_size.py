@@ -15,16 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cache.durable import write_durably
 from stages.cache_calls import TeacherCalls
 from stages.gpu_share import gpu_sharers
+from stages.side_files import PROGRESS_NAME
 
 __all__ = [
-    "PROGRESS_NAME",
     "batch_size_for",
     "fitting_batch_size",
     "kept_batch_size",
 ]
-
-PROGRESS_NAME = "precompute.json"
-"""In a cache: what a run that finishes it has to repeat, and nothing that a reader needs."""
 
 _GPU_SHARE = 0.6
 """Of a GPU's memory for a batch through the encoder; tracks need the rest."""

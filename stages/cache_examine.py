@@ -10,23 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from cache import CacheReader, CacheSpec
+from cache.conversions import CONVERTED_NAME, read_origins, rounded_levels, unknown_origin
 from cache.durable import sha256_of_file
 from cache.layout import HEADER_NAME
+from cache.side_files import glance_at_side_files
 from efficient_medsam2.checkpoints import NETWORK_SIZES, checkpoint_sha256
 from efficient_medsam2.errors import DataError, WeightsError
 from efficient_medsam2.images import CaseSource, find_cases
 from efficient_medsam2.synthetic.mni152 import template_digests
 from stages.cache_settings import CacheConfig, PrecomputeConfig, settings_of_cache
 from stages.cases import DataConfig, phantom_digests, source_is_present
+from stages.side_files import FILES_NAME, SKIPPED_NAME
 from stages.teacher_source import TeacherConfig
 
-__all__ = ["FILES_NAME", "SKIPPED_NAME", "examine", "settings_differences"]
-
-FILES_NAME = "files.json"
-"""In a cache: size and time of every raw file when it was read, to tell cheaply if one changed."""
-
-SKIPPED_NAME = "skipped.json"
-"""In a cache: the cases that could not be read and were left out, with why."""
+__all__ = ["examine", "settings_differences"]
 
 Difference = tuple[str, Any, Any]
 
@@ -55,18 +52,28 @@ def examine(
     Returns:
         The cache's content identity (None while it is absent or unfinished), what differs as
         (key, value of the cache, wanted value), and a note: how much of an unfinished cache is
-        there, or what could not be compared.
+        there, which file beside the rows is missing or damaged, or what could not be compared.
+
+    Raises:
+        CacheError: the cache is damaged.
     """
     if not (path / HEADER_NAME).is_file():
         return None, [], ""
     reader = CacheReader(path)
+    damaged = glance_at_side_files(path)
+    if CONVERTED_NAME in damaged:
+        raise unknown_origin(path, damaged[CONVERTED_NAME])
     notes: list[str] = []
     differing = settings_differences(reader.spec, data, cache, config)
+    differing += _rounded(reader, cache, notes)
     differing += _teacher(reader, teacher, trained_teacher, notes)
-    differing += _data(reader, data, path, notes)
+    if not damaged:
+        differing += _data(reader, data, path, notes)
     if not reader.complete:
         finished = sum(len(reader.finished_rows(space)) for space in reader.counts)
         return None, differing, f"{finished} of {sum(reader.counts.values())} rows are written"
+    if damaged:
+        return None, differing, "; ".join(f"{name} {problem}" for name, problem in damaged.items())
     return reader.digest(), differing, "; ".join(notes)
 
 
@@ -85,6 +92,21 @@ def settings_differences(
         for key in sorted(there.keys() | plain.keys())
         if there.get(key) != plain.get(key)
     ]
+
+
+def _rounded(reader: CacheReader, cache: CacheConfig, notes: list[str]) -> list[Difference]:
+    """Levels that a conversion made coarser once: the spec says what they are stored as now."""
+    rounded = rounded_levels(reader.path, reader.spec)
+    before = ", ".join(f"{level} from {word}" for level, word in rounded.items())
+    if rounded and not cache.accept_rounded:
+        there = f"converted back, numbers are rounded: {before}"
+        wanted = "as the teacher gave them (or take these: --set cache.accept_rounded=true)"
+        return [("cache.dtype", there, wanted)]
+    if rounded:
+        notes.append(f"numbers are rounded, as cache.accept_rounded allows: {before}")
+    if any(not origin.levels for origin in read_origins(reader.path)):
+        notes.append("converted by an earlier version, which kept no record of the types before")
+    return []
 
 
 def _teacher(

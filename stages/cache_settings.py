@@ -120,6 +120,8 @@ class CacheConfig(BaseModel):
         dtype: of features, logits and memories: ``fp16``, ``bf16``, ``fp32`` or ``int8``, or a
             mapping of levels to these.
         rows_per_shard: rows in a file, the unit of resuming.
+        accept_rounded: take a cache that was converted from a coarser type than it is stored in
+            now. No part of a cache's identity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,6 +132,7 @@ class CacheConfig(BaseModel):
     format: Literal["zarr", "hdf5"] = "zarr"
     dtype: LevelTypes = LevelTypes()
     rows_per_shard: int = Field(default=64, ge=1)
+    accept_rounded: bool = False
 
     @field_validator("path", mode="before")
     @classmethod

@@ -2,18 +2,26 @@
 
 The teacher is not asked again: prompts and tracks stay what it said on the features of the source.
 The new cache has the settings of the source but for ``cache.dtype`` and ``cache.format``, so it is
-fresh for a configuration that names these.
+fresh for a configuration that names these; unless a level was coarser before than it is now, which
+is kept in ``converted.json``.
 """
 
-import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cache import CacheReader, CacheSpec, CacheWriter, required_bytes
+from cache.conversions import (
+    CONVERTED_NAME,
+    Origin,
+    encode_origins,
+    read_origins,
+    rounded_levels,
+    words_of,
+)
 from cache.durable import TEMPORARY_SUFFIX, flush_file, flush_folder, write_durably
 from cache.encoding import StoredWord, stored_word
 from cache.errors import CacheMissingError, CacheStaleError
@@ -21,23 +29,17 @@ from cache.layout import HEADER_NAME
 from cache.levels import STORED_LEVELS, StoredLevel, level_of
 from cache.mending import precompute_command
 from cache.schema import ROW_SPACES
+from cache.side_files import checked_file, read_side_files, record_side_files
 from stages.cache_arrays import stored_otherwise
-from stages.cache_batch_size import PROGRESS_NAME
 from stages.cache_conversion import convert_shard
-from stages.cache_examine import FILES_NAME, SKIPPED_NAME
 from stages.cache_settings import LevelTypes
 from stages.cluster import Cluster
 from stages.cluster_convert import convert_on_workers
 from stages.context import Progress
 from stages.errors import StageConfigError
-from stages.precompute import SPLITS_NAME, TEACHER_FOLDER
+from stages.side_files import copied_names, side_file_names
 
-__all__ = ["CONVERTED_NAME", "Conversion", "convert", "types_of"]
-
-CONVERTED_NAME = "converted.json"
-"""In a converted cache: which cache it was made from. A conversion of another one never goes on."""
-
-_SIDE_FILES = (SPLITS_NAME, FILES_NAME, SKIPPED_NAME, PROGRESS_NAME)
+__all__ = ["Conversion", "convert", "types_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class Conversion:
         target_bytes: of the new cache's shards.
         written_rows: rows written by this call; the others were there.
         digest: content identity of the new cache.
+        rounded: levels that were coarser once than they are now → the coarsest type.
     """
 
     types: LevelTypes
@@ -59,6 +62,7 @@ class Conversion:
     target_bytes: int
     written_rows: int
     digest: str
+    rounded: Mapping[str, str]
 
 
 def types_of(spec: CacheSpec) -> LevelTypes:
@@ -116,8 +120,9 @@ def convert(
     with CacheWriter.create_or_resume(target, spec, reader.index) as writer:
         for line in writer.discarded:
             progress.note(f"convert: {line}")
-        write_durably(target / CONVERTED_NAME, _origin(reader))
+        write_durably(target / CONVERTED_NAME, encode_origins(_origins(reader)))
         _copy_side_files(source, target)
+        record_side_files(target, side_file_names(target))
         written = _write_missing(reader, writer, progress, cluster)
         digest = writer.finish()
     counts = reader.counts
@@ -128,6 +133,7 @@ def convert(
         target_bytes=required_bytes(spec, counts)["total"],
         written_rows=written,
         digest=digest,
+        rounded=rounded_levels(target, spec),
     )
 
 
@@ -139,19 +145,22 @@ def _refuse_overlap(source: Path, target: Path) -> None:
         )
 
 
-def _origin(reader: CacheReader) -> bytes:
-    return json.dumps({"source_digest": reader.digest()}).encode() + b"\n"
+def _origins(reader: CacheReader) -> tuple[Origin, ...]:
+    """What the source comes from, and the source itself."""
+    spec = reader.spec
+    own = Origin(digest=reader.digest(), levels=words_of(spec), format=spec.format)
+    return (*read_origins(reader.path), own)
 
 
 def _refuse_other_cache(reader: CacheReader, spec: CacheSpec, target: Path) -> None:
     if not (target / HEADER_NAME).is_file():
         return
     there = CacheReader(target)
-    record = target / CONVERTED_NAME
-    found = record.read_bytes() if record.is_file() else None
+    found = read_origins(target)
     # A conversion that was stopped at once has no record yet, and no rows either.
     begun = any(len(there.finished_rows(space)) for space in ROW_SPACES)
-    if found != _origin(reader) and (found is not None or begun):
+    same = bool(found) and found[-1].digest == reader.digest()
+    if not same and (found or begun):
         raise CacheStaleError(
             f"{target} holds another cache, which is no conversion of {reader.path} as it is now. "
             "Name another folder, or remove that one"
@@ -199,19 +208,11 @@ def _write_missing(
 
 def _copy_side_files(source: Path, target: Path) -> None:
     """The teacher and what tells where the rows come from."""
-    for name in _side_files(source):
+    recorded = {*(read_side_files(source) or ())} - {CONVERTED_NAME}
+    for name in sorted(recorded.union(copied_names(source))):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         temporary = target / f"{name}.{os.getpid()}{TEMPORARY_SUFFIX}"
-        shutil.copyfile(source / name, temporary)
+        shutil.copyfile(checked_file(source, name), temporary)
         flush_file(temporary)
         temporary.replace(target / name)
         flush_folder((target / name).parent)
-
-
-def _side_files(source: Path) -> Iterator[Path]:
-    for name in _SIDE_FILES:
-        if (source / name).is_file():
-            yield Path(name)
-    for file in sorted((source / TEACHER_FOLDER).rglob("*")):
-        if file.is_file():
-            yield file.relative_to(source)

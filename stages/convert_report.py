@@ -20,7 +20,7 @@ from cache.levels import STORED_LEVELS, StoredLevel, level_of
 from cache.stored import read_stored, to_stored
 from efficient_medsam2.networks.device import pick_device
 from efficient_medsam2.networks.mask_prompts import low_res_logits
-from efficient_medsam2.networks.records import Prompts
+from efficient_medsam2.networks.records import Prompts, SliceRecord
 from stages.cache_prompt_pass import prompts_of, read_masks
 from stages.training.batches import decoded_features
 from stages.training.student import TeacherHeads
@@ -43,7 +43,10 @@ class ArrayError:
         relative_rms: root of the mean squared error over that of the values.
         largest: error of one value, over the largest magnitude of its array.
         cosine: of all values with all values.
-        dsc: of the masks (logits above 0), over all rows together; None of features.
+        dsc: of the masks (logits above 0), over all rows together; None of features. Values that
+            are not finite agree with nothing.
+        not_finite: values that are NaN or infinite in either cache, which no sound cache has; the
+            errors are of the others.
     """
 
     level: str
@@ -55,6 +58,7 @@ class ArrayError:
     largest: float
     cosine: float
     dsc: float | None
+    not_finite: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +70,15 @@ class DecoderAgreement:
         mean: over prompts; 1 where both masks are empty.
         percentile_5: DSC that 95 % of the prompts reach.
         smallest: the worst prompt's.
+        not_finite: prompts of which the decoder says something that is NaN or infinite, from
+            either cache; their DSC counts as 0.
     """
 
     prompts: int
     mean: float
     percentile_5: float
     smallest: float
+    not_finite: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +92,21 @@ class Comparison:
 
     arrays: tuple[ArrayError, ...]
     decoder: DecoderAgreement | None
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """A sentence on each array and on the decoder, where values are not finite."""
+        found = [
+            f"{array.name} has {array.not_finite} values that are NaN or infinite"
+            for array in self.arrays
+            if array.not_finite
+        ]
+        if self.decoder is not None and self.decoder.not_finite:
+            found.append(
+                f"{self.decoder.not_finite} of {self.decoder.prompts} prompts get answers that are "
+                "NaN or infinite"
+            )
+        return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -130,18 +152,24 @@ def _array_error(
     sums = np.zeros(4)
     inside = np.zeros(2)
     largest = magnitude = 0.0
+    not_finite = 0
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[start : start + _ROWS_AT_ONCE]
         old, new = (
             to_stored(read_stored(reader, array.name, part), "cpu", torch.float64)
             for reader in (source, target)
         )
+        sound = old.isfinite() & new.isfinite()
+        bad = int((~sound).sum())
+        not_finite += bad
+        inside += _common((old > 0) & sound, (new > 0) & sound)
+        inside[1] += bad
+        old, new = old.where(sound, 0.0), new.where(sound, 0.0)
         error = (old - new).abs()
         products = ((error, error), (old, old), (new, new), (old, new))
         sums += [float((one * other).sum()) for one, other in products]
         largest = max(largest, float(error.max()))
         magnitude = max(magnitude, float(old.abs().max()))
-        inside += _common(old > 0, new > 0)
     errors, squares, others, product = sums.tolist()
     both = (squares * others) ** 0.5
     return ArrayError(
@@ -154,6 +182,7 @@ def _array_error(
         largest=largest / magnitude if magnitude else float(largest > 0),
         cosine=product / both if both else float(squares == others),
         dsc=(inside[0] / inside[1] if inside[1] else 1.0) if level == "logits" else None,
+        not_finite=not_finite,
     )
 
 
@@ -170,24 +199,36 @@ def _decoder(
         return None
     heads = TeacherHeads.of_cache(source)
     scores: list[float] = []
+    not_finite = 0
     for rows in _alike(np.diff(table.prompt.offsets), _spread(len(table), most)):
         prompts = _prompts(source, rows).to(device)
         old, new = (
             heads.answer(_features(reader, table.slice_row[rows], device), prompts)
-            .mask_logits.flatten(1)
-            .cpu()
-            > 0
             for reader in (source, target)
         )
-        for mine, theirs in zip(old, new, strict=True):
+        sound = (_finite(old) & _finite(new)).tolist()
+        masks = (record.mask_logits.flatten(1).cpu() > 0 for record in (old, new))
+        for mine, theirs, is_sound in zip(*masks, sound, strict=True):
             common, both = _common(mine, theirs)
-            scores.append(common / both if both else 1.0)
+            # Masks of NaN are empty, and would agree.
+            scores.append((common / both if both else 1.0) if is_sound else 0.0)
+        not_finite += sound.count(False)
     return DecoderAgreement(
         prompts=len(scores),
         mean=float(np.mean(scores)),
         percentile_5=float(np.percentile(scores, 5)),
         smallest=float(np.min(scores)),
+        not_finite=not_finite,
     )
+
+
+def _finite(record: SliceRecord) -> Tensor:
+    """Whether all that the decoder says of a prompt is finite, (R,).
+
+    An object whose score is NaN counts as absent, so its mask alone would not tell.
+    """
+    said = (record.mask_logits, record.visible_logits, record.iou, record.object_score)
+    return torch.stack([part.flatten(1).isfinite().all(dim=1) for part in said]).all(dim=0)
 
 
 def _alike(lengths: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -15,6 +15,7 @@ import torch
 
 from cache import CacheReader, describe
 from cache.durable import canonical_json, sha256_of_bytes, sha256_of_file
+from cache.side_files import checked_file, checked_folder
 from efficient_medsam2.errors import DataError
 from efficient_medsam2.images import SplitReport
 from efficient_medsam2.networks.cost import measure_cost
@@ -28,6 +29,7 @@ from stages.evaluation_cases import CaseTask, measure_cases, measure_here, measu
 from stages.evaluation_samples import SampleBook
 from stages.evaluation_scores import Scores
 from stages.evaluation_settings import EvaluateConfig
+from stages.side_files import SPLITS_NAME, TEACHER_FOLDER
 
 __all__ = ["EvaluateConfig", "run"]
 
@@ -39,11 +41,12 @@ def run(data: DataConfig, config: EvaluateConfig, context: StageContext) -> Arti
 
     Raises:
         DataError: the raw data are not there, or the split has no case.
+        CacheCorruptError: the cache's teacher or splits are not what was written.
     """
     reader = CacheReader(context.cache, mirror=context.mirror)
     source = data if context.cluster is None else seen_by_all(data)
     handles, shared = _handles(source, config, context)
-    folders = {TEACHER: context.cache / "teacher"} | {
+    folders = {TEACHER: checked_folder(context.cache, TEACHER_FOLDER)} | {
         name: folder / "model" for name, folder in context.inputs.items() if name != "precompute"
     }
     runners = {name: load_network(folder) for name, folder in folders.items()}
@@ -111,7 +114,7 @@ def _handles(
 
     Cases that precompute left out belong to no split of the cache.
     """
-    splits = SplitReport.read(context.cache / "splits.json")
+    splits = SplitReport.read(checked_file(context.cache, SPLITS_NAME))
     wanted = splits.cases(config.split)
     if not wanted:
         raise DataError(

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from cache import CacheReader, CacheWriter, required_bytes
 from cache.durable import write_durably
-from stages.cache_arrays import cache_spec
-from stages.cache_examine import FILES_NAME, SKIPPED_NAME
+from cache.errors import CacheStaleError
+from stages.cache_arrays import cache_spec, identity_of
 from stages.cache_meter import summary_of
 from stages.cache_passes import CachePasses
 from stages.cache_rows import CacheRows, decide_rows
@@ -27,14 +27,10 @@ from stages.cases import DataConfig, open_dataset, seen_by_all
 from stages.cluster_passes import ClusterPasses
 from stages.context import Artifact, StageContext
 from stages.estimate_size import cache_size, require_room
+from stages.side_files import FILES_NAME, SKIPPED_NAME, SPLITS_NAME, TEACHER_FOLDER, record
 from stages.teacher_source import TeacherConfig
 
-__all__ = ["TEACHER_FOLDER", "run"]
-
-TEACHER_FOLDER = "teacher"
-"""Inside a cache: the teacher as a model folder, so students can copy its decoder from there."""
-
-SPLITS_NAME = "splits.json"
+__all__ = ["restore_teacher", "run"]
 
 
 def run(
@@ -139,12 +135,44 @@ def run(
                 context=context,
             )
         context.progress.note(f"precompute: batches of {passes.batch_size}")
+        record(context.cache)
         writer.publish_files()
         reports = passes.run()
         digest = writer.finish()
     summary = {"bytes": needed, "digest": digest} | dict(rows.index.counts())
     summary |= {"batch_size": passes.batch_size, "skipped_cases": len(rows.skipped)}
     return Artifact(files=(), summary=summary | summary_of(reports))
+
+
+def restore_teacher(config: TeacherConfig, context: StageContext) -> None:
+    """Put the teacher's folder back into a cache whose rows are all there; takes no raw data.
+
+    Raises:
+        CacheStaleError: it is not the teacher that made the cache.
+        WeightsError: the teacher's checkpoint is missing or wrong.
+        CacheError: rows are missing, or the cache is being written.
+    """
+    from efficient_medsam2.teachers.load import load_teacher
+
+    teacher = load_teacher(
+        config.kind,
+        trained_checkpoint(config, context) or config.checkpoint,
+        size=config.size,
+        image_size=config.image_size,
+    )
+    reader = CacheReader(context.cache, mirror=context.mirror)
+    spec = reader.spec
+    if identity_of(teacher) != spec.teacher:
+        raise CacheStaleError(
+            f"{context.cache} was made by another teacher: {spec.teacher.name} of weights "
+            f"{spec.teacher.weights_sha256[:12]}. Name that one: --set teacher.checkpoint=FILE"
+        )
+    with CacheWriter.create_or_resume(
+        context.cache, spec, reader.index, mirror=context.mirror
+    ) as writer:
+        teacher.model.save(context.cache / TEACHER_FOLDER, origin={"name": teacher.name})
+        record(context.cache)
+        writer.finish()
 
 
 def _skipped_json(rows: CacheRows) -> bytes:

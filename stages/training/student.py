@@ -13,6 +13,7 @@ from transformers import Sam2VideoModel, SamConfig, SamModel
 from cache import CacheReader
 from cache.address import place_of
 from cache.mending import precompute_command
+from cache.side_files import checked_folder
 from efficient_medsam2.networks.device import pick_device
 from efficient_medsam2.networks.model_folder import (
     MODEL_FILES,
@@ -30,6 +31,7 @@ from efficient_medsam2.networks.sam1_student import build_sam1_student
 from efficient_medsam2.networks.student import ResizeMode, StudentConfig, build_student
 from stages.context import StageContext
 from stages.errors import StageInputError
+from stages.side_files import TEACHER_FOLDER
 from stages.training.checkpoint import remove_checkpoint
 from stages.training.resizing import resize_maps, resize_prompts
 
@@ -49,9 +51,6 @@ __all__ = [
 
 MODEL_FOLDER = "model"
 """Model folder inside a stage's artifact folder."""
-
-TEACHER_FOLDER = "teacher"
-"""Model folder inside a cache."""
 
 _ENCODER = ("vision_encoder.",)
 
@@ -92,8 +91,9 @@ def new_student(config: StudentConfig, cache: Path, *, seed: int, device: str) -
     Raises:
         NetworkConfigError: the student's settings do not fit the teacher.
         WeightsError: the cache's teacher folder is incomplete.
+        CacheCorruptError: it is not what was written.
     """
-    folder = cache / TEACHER_FOLDER
+    folder = checked_folder(cache, TEACHER_FOLDER)
     if read_kind(folder) == "medsam":
         sam1, weights = read_sam1_config(folder), load_weights(folder, without=_ENCODER)
         return _arranged(SliceRunner(build_sam1_student(config, sam1, weights, seed=seed)), device)
@@ -178,8 +178,12 @@ class TeacherHeads:
             reader: the cache.
             size: of the student's input; the teacher's where None.
             mode: how logits are resized where the sizes differ.
+
+        Raises:
+            CacheCorruptError: the teacher's folder or the statistics are not what was written.
+            WeightsError: the folder is incomplete.
         """
-        folder = reader.path / TEACHER_FOLDER
+        folder = checked_folder(reader.path, TEACHER_FOLDER)
         is_sam1 = read_kind(folder) == "medsam"
         runner = _sam1_heads(folder) if is_sam1 else _sam2_heads(folder)
         runner.model.eval().requires_grad_(False)

@@ -30,6 +30,7 @@ from cache import (
 from cache.copying import download_cache, upload_cache
 from cache.mirror import Mirror
 from cache.remote_lock import LOCK_OBJECT, RemoteLock, unlock
+from cache.side_files import checked_folder, record_side_files
 from pipeline.object_store import open_remote
 from tests.cache import example
 from tests.cache.s3_server import S3Server
@@ -366,6 +367,11 @@ def test_copies_in_both_directions(tmp_path, bucket):
     local = example.make_cache(tmp_path / "local")
     (tmp_path / "local" / "teacher").mkdir()
     (tmp_path / "local" / "teacher" / "config.json").write_text("{}")
+    with CacheWriter.create_or_resume(
+        tmp_path / "local", example.make_spec(), example.make_index()
+    ) as writer:
+        record_side_files(tmp_path / "local", ["teacher/config.json"])
+        writer.finish()
     remote = bucket()
     shards = upload_cache(tmp_path / "local", remote)
     assert shards == 11
@@ -374,7 +380,14 @@ def test_copies_in_both_directions(tmp_path, bucket):
     assert download_cache(bucket(), tmp_path / "back") == 0
     assert example.content_of(tmp_path / "back") == example.content_of(tmp_path / "local")
     assert CacheReader(tmp_path / "back").digest() == local.digest()
-    assert verify(tmp_path / "back").ok
+    report = verify(tmp_path / "back")
+    assert (report.ok, report.side_files) == (True, 1)
+    with Mirror(tmp_path / "mirror", bucket(), max_bytes=BOUND) as mirror:
+        mirror.sync()
+        assert checked_folder(mirror.path, "teacher").is_dir()
+    (tmp_path / "back" / "teacher" / "config.json").write_text("[]")
+    with pytest.raises(CacheCorruptError, match=r"teacher/config\.json has other bytes"):
+        upload_cache(tmp_path / "back", bucket("damaged"))
     example.make_cache(tmp_path / "another", data_sha256="e" * 64)
     with pytest.raises(CacheStaleError, match="another cache"):
         upload_cache(tmp_path / "another", bucket())

@@ -26,6 +26,7 @@ def test_a_sound_cache_passes(finished):
     assert report.checked == report.total == FILES
     assert seen == [(done, FILES) for done in range(1, FILES + 1)]
     assert report.missing == {"slices": 0, "prompts": 0, "tracks": 0}
+    assert report.finished
     report.raise_if_bad(finished)
 
 
@@ -118,6 +119,30 @@ def test_damaged_metadata_are_named_however_zarr_fails_on_them(copy):
         CacheReader(copy).read("image", [0])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fill_value", 7),
+        ("attributes", {"note": "mine"}),
+        ("dimension_names", ["rows", "channels", "height", "width"]),
+    ],
+)
+def test_any_edit_of_metadata_is_found_and_written_back(copy, finished, key, value):
+    file = copy / "arrays" / "image" / "zarr.json"
+    metadata = json.loads(file.read_bytes())
+    file.write_text(json.dumps({**metadata, key: value}))
+    report = verify(copy)
+    assert places(report) == [("arrays", None, "image")]
+    assert report.bad[0].reason.startswith(f"has {key} ")
+    # Rows lie where they lay: reading needs no detour for that.
+    assert CacheReader(copy).read("image", [3]).tobytes() == (
+        CacheReader(finished).read("image", [3]).tobytes()
+    )
+    with CacheWriter.create_or_resume(copy, make_spec(), make_index()) as writer:
+        writer.finish()
+    assert content_of(copy) == content_of(finished)
+
+
 def test_a_damaged_completion_mark_is_found(copy):
     flip(copy / "complete.json", 25)
     report = verify(copy)
@@ -132,6 +157,8 @@ def test_an_unfinished_cache_is_not_a_bad_one(tmp_path):
     assert report.ok
     assert report.checked == 5
     assert report.missing == {"slices": 5, "prompts": 2, "tracks": 3}
+    assert report.shards == {"slices": 6, "prompts": 2, "tracks": 3}
+    assert not report.finished
 
 
 def test_dropping_bad_shards_lets_the_next_writer_mend_them(copy, finished):

@@ -304,6 +304,27 @@ def test_a_damaged_header_is_named_and_written_again(copy, finished, old, new):
     assert content_of(copy) == content_of(finished)
 
 
+def test_a_header_that_is_gone_is_written_again_and_no_row_lost(copy, finished):
+    (copy / "cache.json").unlink()
+    with pytest.raises(CacheCorruptError, match=r"cache\.json is missing.*cache repair .*CONFIG"):
+        CacheReader(copy)
+    with resume(copy) as writer:
+        assert not any(writer.missing_shards(space) for space in example.SPACES)
+        writer.finish()
+    assert content_of(copy) == content_of(finished)
+
+
+def test_a_cache_without_header_of_other_settings_is_left_alone(copy):
+    (copy / "cache.json").unlink()
+    before = content_of(copy)
+    for replace in (False, True):
+        with pytest.raises(CacheStaleError, match=r"lost its cache\.json.*of other settings"):
+            CacheWriter.create_or_resume(
+                copy, make_spec(data_sha256="e" * 64), make_index(), replace=replace
+            )
+    assert content_of(copy) == before
+
+
 @pytest.mark.parametrize("ledger", ["foreign", "empty"])
 def test_a_damaged_header_without_a_ledger_that_fits_is_refused(copy, ledger):
     (copy / "cache.json").write_bytes(b"{")

@@ -60,13 +60,28 @@ def test_workers_share_cores_and_gpus(monkeypatch):
         assert cluster._settings.threads == 3
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_scheduler_that_is_not_an_address_is_an_error():
-    with (
-        open_cluster(ClusterChoice(scheduler="nonsense://x"), threads=None, note=print) as cluster,
-        pytest.raises(ClusterError, match="no Dask scheduler answers at nonsense://x"),
-    ):
-        cluster.worker_count()
+@pytest.mark.parametrize(
+    "address", ["nonsense", "nonsense://x", "tcp://a", "tcp://:8786", "http://a:8786", "8786", ""]
+)
+def test_what_is_no_address_is_refused_as_it_is_typed(address):
+    done = CliRunner().invoke(command, ["--scheduler", address])
+    assert done.exit_code == 2
+    assert "is no address of a Dask scheduler" in done.output
+    assert "tcp://10.0.0.5:8786" in done.output
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://10.0.0.5:8786", "tls://node-1.cluster:8786", "node_1:8786", "tcp://[::1]:1"]
+)
+def test_addresses_are_taken_as_they_are(address):
+    done = CliRunner().invoke(command, ["--scheduler", address])
+    assert done.output == f"{ClusterChoice(scheduler=address)!r}\n"
+
+
+def test_a_machine_that_nobody_knows_is_said_at_once():
+    choice = ClusterChoice(scheduler="tcp://no-such-machine.invalid:8786")
+    with pytest.raises(ClusterError, match=r"no machine 'no-such-machine\.invalid' is known here"):
+        open_cluster(choice, threads=None, note=print)
 
 
 def test_without_either_option_dask_is_not_even_imported():

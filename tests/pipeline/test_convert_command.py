@@ -3,14 +3,18 @@
 import json
 import resource
 import shlex
+import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cache import CacheReader
+from cache.repair import cover
 from pipeline.cli import main
 from stages.cache_settings import CacheConfig, PrecomputeConfig
 from stages.cases import DataConfig
 from stages.row_settings import PromptConfig, TrackConfig
+from stages.side_files import record
 from stages.teacher_source import TeacherConfig
 from tests.end_to_end import small
 from tests.stages.conftest import Blocks, make_cache
@@ -101,6 +105,36 @@ def test_a_report_that_cannot_be_written_is_refused_at_the_beginning(source, tmp
     assert f"there is no folder {file.parent}" in capsys.readouterr().err
     assert convert(source, target, "--dtype", "int8", "--json", tmp_path) == 2
     assert not target.exists()
+
+
+def test_a_way_back_says_that_it_is_none(source, tmp_path, capsys):
+    there, back = tmp_path / "int8.cache", tmp_path / "fp16.cache"
+    assert convert(source, there, "--dtype", "int8", "--levels", "s8", "--rows", 2) == 0
+    assert "accept_rounded" not in capsys.readouterr().out
+    assert convert(there, back, "--dtype", "fp16", "--rows", 2) == 0
+    printed = capsys.readouterr().out
+    assert "rounded before, and so for good: s8 from int8\n" in printed
+    assert printed.rstrip().endswith("--set cache.format=zarr --set cache.accept_rounded=true")
+    assert main(["cache", "info", str(back)]) == 0
+    printed = capsys.readouterr().out
+    assert "\nrounded:\n  s8: int8\n" in printed
+    assert f"\nconverted_from: {CacheReader(source).digest()[:12]} (zarr, fp16), " in printed
+
+
+def test_answers_that_are_not_finite_end_with_4(source, tmp_path, capsys):
+    spoiled, target = tmp_path / "spoiled.cache", tmp_path / "new.cache"
+    shutil.copytree(source, spoiled)
+    file = spoiled / "teacher" / "model.safetensors"
+    weights = {
+        name: value * float("nan") if name.startswith("mask_decoder.") else value
+        for name, value in load_file(file).items()
+    }
+    save_file(weights, file, metadata={"format": "pt"})
+    cover(spoiled, record)
+    assert convert(spoiled, target, "--dtype", "bf16", "--rows", 2) == 4
+    printed = capsys.readouterr()
+    assert "2 of 2 prompts get answers that are NaN or infinite. Do not use" in printed.err
+    assert "use it: " not in printed.out
 
 
 def test_wrong_words_are_refused(source, tmp_path, capsys):

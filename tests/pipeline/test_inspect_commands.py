@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.doctor import examine_machine
+from pipeline.inspect_commands import _print_tree
 from tests.cache import example
 from tests.end_to_end import small
 
@@ -34,10 +35,23 @@ def test_cache_info(finished, capsys):
     printed = capsys.readouterr().out
     assert "state: complete" in printed
     assert "\n  slices: " in printed
+    assert "\nconverted_from: -\n" in printed
     assert main(["cache", "info", str(finished), "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["state"] == "complete"
     assert info["teacher"]["name"] == "tiny"
+
+
+def test_booleans_are_words_and_numbers_have_their_thousands_apart(capsys):
+    _print_tree({"a": {"fill": True, "open": False}, "rows": 12345, "from": ["x", "y"], "none": {}})
+    assert capsys.readouterr().out == (
+        "a:\n  fill: yes\n  open: no\nrows: 12,345\nfrom: x, y\nnone: -\n"
+    )
+
+
+def test_the_group_says_what_it_is_for(capsys):
+    assert main(["cache", "--help"]) == 0
+    assert "Look at, check, mend, convert and copy an embedding cache." in capsys.readouterr().out
 
 
 def test_cache_info_of_no_cache(tmp_path, capsys):
@@ -58,8 +72,15 @@ def test_cache_verify_names_damage_and_repairs_when_told(damaged, capsys):
     assert "cache repair" in printed.err
     assert main(["cache", "verify", str(damaged), "--repair", "--progress", "none"]) == 0
     assert "will be written again" in capsys.readouterr().out
-    assert main(["cache", "verify", str(damaged), "--progress", "none"]) == 0
-    assert "not written yet: 1 of slices" in capsys.readouterr().out
+    assert main(["cache", "verify", str(damaged), "--progress", "none"]) == 4
+    printed = capsys.readouterr()
+    assert (
+        "unfinished: 10 of 11 shards are there (slices 5 of 6, prompts 2 of 2, tracks 3 of 3)"
+        in (printed.out)
+    )
+    assert printed.err == (
+        f"go on: efficient-medsam2 precompute -c CONFIG --set cache.path={damaged}\n"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,8 @@ from tests.end_to_end import small
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = S3Server(tmp_path_factory.mktemp("bucket"), port)
-    server.start()
-    yield server
-    server.kill()
+    with S3Server(tmp_path_factory.mktemp("bucket")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,13 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cache import CacheReader, verify
+from cache.layout import read_complete_mark, write_complete_mark
 from pipeline.cli import main
 from tests.cache import example
 from tests.end_to_end import small
@@ -81,6 +83,79 @@ def test_a_damaged_header_is_written_again_and_no_row_lost(made, damaged, capsys
     assert "made again: the header\n" in capsys.readouterr().out
     assert shards_of(damaged) == before
     assert CacheReader(damaged).digest() == CacheReader(whole).digest()
+
+
+def test_a_header_that_is_gone_is_written_again_and_no_row_lost(made, damaged, capsys):
+    whole, values = made
+    (damaged / "cache.json").unlink()
+    before = shards_of(damaged)
+    assert main(["cache", "repair", str(damaged), "--progress", "none"]) == 4
+    assert "to be made again: the header" in capsys.readouterr().err
+    assert repair(damaged, values) == 0
+    assert shards_of(damaged) == before
+    assert CacheReader(damaged).digest() == CacheReader(whole).digest()
+
+
+def test_files_beside_the_rows_are_made_again(made, damaged, capsys):
+    whole, values = made
+    shutil.rmtree(damaged / "teacher")
+    flip(damaged / "splits.json", 30)
+    before = shards_of(damaged)
+    assert main(["cache", "repair", str(damaged), "--progress", "none"]) == 4
+    assert "to be made again: splits.json, teacher/config.json, " in capsys.readouterr().err
+    assert repair(damaged, values) == 0
+    told = capsys.readouterr().out
+    assert "bad: files, splits.json: has other bytes than were written" in told
+    assert "made again: splits.json, teacher/config.json, teacher/model.safetensors" in told
+    assert shards_of(damaged) == before
+    for name in ("splits.json", "teacher/model.safetensors", "side_files.json", "complete.json"):
+        assert (damaged / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_the_teacher_alone_takes_no_raw_data(made, damaged, tmp_path, monkeypatch, capsys):
+    whole, values = made
+    monkeypatch.setattr("stages.cases.source_is_present", lambda data: False)
+    flip(damaged / "splits.json", 30)
+    assert repair(damaged, values) == 2
+    assert "the raw data are not here" in capsys.readouterr().err
+    shutil.copy(whole / "splits.json", damaged)
+    flip(damaged / "teacher" / "model.safetensors", -9)
+    assert repair(damaged, values) == 0
+    assert "made again: teacher/model.safetensors\n" in capsys.readouterr().out
+    assert verify(damaged).ok
+    assert CacheReader(damaged).digest() == CacheReader(whole).digest()
+    other = Path(shutil.copytree(values["teacher.checkpoint"], tmp_path / "other"))
+    flip(other / "model.safetensors", -9)
+    (damaged / "teacher" / "config.json").unlink()
+    assert repair(damaged, {**values, "teacher.checkpoint": other}) == 4
+
+
+def test_a_cache_of_an_earlier_version_gets_its_digests(made, damaged, capsys):
+    (damaged / "side_files.json").unlink()
+    mark = read_complete_mark(damaged)
+    write_complete_mark(damaged, replace(mark, side_files_sha256=None))
+    assert main(["cache", "verify", str(damaged), "--progress", "none"]) == 0
+    told = capsys.readouterr().out
+    assert "not covered: splits.json, files.json, " in told
+    assert f"Record them as they are: efficient-medsam2 cache repair {damaged}\n" in told
+    before = shards_of(damaged)
+    assert main(["cache", "repair", str(damaged), "--progress", "none"]) == 0
+    assert "recorded as they are, for there were no digests: splits.json" in capsys.readouterr().out
+    assert shards_of(damaged) == before
+    assert verify(damaged).side_files == 7
+    assert CacheReader(damaged).complete
+    assert main(["cache", "verify", str(damaged), "--progress", "none"]) == 0
+    assert " and 7 files beside them compared, 0 bad" in capsys.readouterr().out
+
+
+def test_what_a_cache_was_converted_from_is_not_made_up(made, tmp_path, capsys):
+    _, values = made
+    other = tmp_path / "int8.cache"
+    words = ["cache", "convert", str(made[0]), str(other), "--dtype", "int8"]
+    assert main([*words, "--progress", "none"]) == 0
+    (other / "converted.json").unlink()
+    assert repair(other, values) == 4
+    assert "what this cache was converted from cannot be told" in capsys.readouterr().err
 
 
 def test_raw_data_that_are_needed_and_absent_are_named(made, damaged, tmp_path, capsys):

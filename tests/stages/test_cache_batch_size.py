@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from stages.cache_batch_size import PROGRESS_NAME, batch_size_for, cpu_batch_size
+from stages.cache_batch_size import batch_size_for, cpu_batch_size
 from stages.cache_calls import TeacherCalls, memory_errors
 from stages.cache_settings import PrecomputeConfig
 from stages.errors import StageMemoryError
+from stages.side_files import PROGRESS_NAME
 from tests.stages.passes import CountedTeacher
 
 GB = 1 << 30

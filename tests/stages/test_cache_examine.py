@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cache import CacheReader
-from cache.layout import read_header, write_header
+from cache.layout import read_complete_mark, read_header, write_complete_mark, write_header
 from efficient_medsam2.errors import DataError
 from stages import precompute
 from stages.cache_examine import examine
@@ -241,5 +241,26 @@ def test_sizes_are_compared_without_the_checkpoint(
     header = read_header(copy)
     identity = header.spec.teacher.model_copy(update={"name": settings["kind"], "config": made_by})
     write_header(copy, replace(header, spec=header.spec.model_copy(update={"teacher": identity})))
+    (copy / "side_files.json").unlink()  # it is of the header as it was
+    write_complete_mark(copy, replace(read_complete_mark(copy), side_files_sha256=None))
     wanted = changed(blocks, "teacher", **settings)
     assert keys(wanted, copy) == ([] if differing is None else [differing])
+
+
+@pytest.mark.parametrize("name", ["splits.json", "teacher/runner.json", "files.json"])
+def test_a_cache_that_lacks_a_file_beside_its_rows_is_half_done(blocks, cache_path, tmp_path, name):
+    copy = Path(shutil.copytree(cache_path, tmp_path / "copy"))
+    (copy / name).unlink()
+    assert look(blocks, copy) == (None, [], f"{name} is missing")
+    make_cache(blocks, copy)
+    assert look(blocks, copy) == (CacheReader(cache_path).digest(), [], "")
+    assert (copy / name).read_bytes() == (cache_path / name).read_bytes()
+
+
+def test_a_header_that_is_gone_comes_back_with_the_same_config(blocks, cache_path, tmp_path):
+    copy = Path(shutil.copytree(cache_path, tmp_path / "copy"))
+    (copy / "cache.json").unlink()
+    assert look(blocks, copy) == (None, [], "")
+    make_cache(blocks, copy)
+    assert (copy / "cache.json").read_bytes() == (cache_path / "cache.json").read_bytes()
+    assert look(blocks, copy)[0] == CacheReader(cache_path).digest()

@@ -20,9 +20,9 @@ from efficient_medsam2.networks.mask_prompts import low_res_logits
 from efficient_medsam2.networks.records import Prompts, SliceFeatures
 from efficient_medsam2.networks.sam1 import Sam1Runner
 from efficient_medsam2.teachers.medsam import MedSamTeacher
-from stages.cache_batch_size import PROGRESS_NAME
 from stages.cache_settings import PrecomputeConfig, tracks_for
 from stages.row_settings import TrackConfig
+from stages.side_files import PROGRESS_NAME
 from tests.networks.tiny import SIZE
 from tests.stages.passes import (
     DEPTHS,

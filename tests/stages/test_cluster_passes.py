@@ -7,9 +7,9 @@ import pytest
 from cache import discard_bad, verify
 from cache.worker_token import TOKEN_NAME
 from stages import cluster_worker, precompute
-from stages.cache_batch_size import PROGRESS_NAME
 from stages.cluster import shard_runs
 from stages.errors import ClusterError
+from stages.side_files import PROGRESS_NAME
 from tests.stages.conftest import make_context
 from tests.stages.here import ClusterHere
 

@@ -1,19 +1,24 @@
 """Caches written anew in other types and formats, and students that learn from them."""
 
+import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from cache import CacheReader, CacheWriter, verify
+from cache import CacheReader, CacheWriter, describe, verify
 from cache.dataset import Levels
-from cache.errors import CacheMissingError, CacheStaleError
+from cache.errors import CacheCorruptError, CacheMissingError, CacheStaleError
+from cache.layout import read_complete_mark, write_complete_mark
 from cache.levels import level_of
-from cache.stored import read_stored
+from cache.repair import cover
+from cache.stored import read_stored, to_stored
 from efficient_medsam2.networks.student import StudentConfig
-from stages import distill_encoder, distill_memory
+from stages import distill_encoder, distill_memory, precompute
 from stages.cache_examine import examine
 from stages.cache_prompt_pass import prompts_of
 from stages.cache_settings import CacheConfig, LevelTypes
@@ -22,6 +27,7 @@ from stages.convert_report import compare_caches
 from stages.distill_encoder import EncoderConfig
 from stages.distill_memory import MemoryConfig
 from stages.errors import StageConfigError
+from stages.side_files import record
 from stages.training.batches import TrackStream, decoded_features
 from stages.training.student import TeacherHeads
 from tests.cache.example import content_of
@@ -196,6 +202,109 @@ def test_what_is_not_a_conversion_of_this_cache_is_refused(blocks, cache_path, i
     make_cache(replace(blocks, cache=CacheConfig(rows_per_shard=8, dtype="fp32")), other)
     with pytest.raises(CacheStaleError, match="no conversion of"):
         converted(other, int8_path, dtype="int8")
+
+
+@pytest.fixture(scope="module")
+def back_path(int8_path, tmp_path_factory):
+    """The int8 cache in fp16 again."""
+    path = tmp_path_factory.mktemp("back") / "fp16.cache"
+    converted(int8_path, path, dtype="fp16")
+    return path
+
+
+def test_rounded_numbers_never_pass_for_the_teachers_own(blocks, reader, int8_path, back_path):
+    back = CacheReader(back_path)
+    assert back.spec.fingerprint() == reader.spec.fingerprint()
+    (key, there, wanted), *others = state(blocks, back_path)[1]
+    assert (key, others) == ("cache.dtype", [])
+    assert "numbers are rounded: s4 from int8, s8 from int8" in there
+    assert "--set cache.accept_rounded=true" in wanted
+    identity, differing, note = state(blocks, back_path, accept_rounded=True)
+    assert (identity, differing) == (back.digest(), [])
+    assert "numbers are rounded, as cache.accept_rounded allows: s4 from int8" in note
+    info = describe(back_path)
+    assert info.rounded == dict.fromkeys(("s4", "s8", "s16", "logits", "tracks"), "int8")
+    assert info.converted_from == (
+        f"{reader.digest()[:12]} (zarr, fp16)",
+        f"{CacheReader(int8_path).digest()[:12]} (zarr, int8)",
+    )
+    assert (describe(int8_path).rounded, describe(reader.path).converted_from) == ({}, ())
+
+
+def test_making_a_rounded_cache_anew_forgets_where_it_came_from(blocks, back_path, tmp_path):
+    copy = Path(shutil.copytree(back_path, tmp_path / "copy"))
+    precompute.run(
+        blocks.data,
+        blocks.teacher,
+        blocks.cache,
+        blocks.precompute,
+        make_context(copy, copy, resume=False),
+    )
+    assert state(blocks, copy)[1:] == ([], "")
+    assert describe(copy).converted_from == ()
+
+
+def test_an_origin_that_is_lost_is_no_clean_record(blocks, back_path, tmp_path):
+    copy = Path(shutil.copytree(back_path, tmp_path / "copy"))
+    (copy / "converted.json").unlink()
+    assert [part.array for part in verify(copy).bad] == ["converted.json"]
+    with pytest.raises(CacheCorruptError, match="what this cache was converted from"):
+        state(blocks, copy)
+    make_cache(blocks, copy)  # precompute knows nothing of it either
+    assert [part.array for part in verify(copy).bad] == ["converted.json"]
+
+
+def test_a_conversion_of_an_earlier_version_is_taken_and_named(blocks, int8_path, tmp_path):
+    copy = Path(shutil.copytree(int8_path, tmp_path / "copy"))
+    record = json.loads((copy / "converted.json").read_text())
+    (copy / "converted.json").write_text(json.dumps({"source_digest": record["source_digest"]}))
+    (copy / "side_files.json").unlink()
+    mark = read_complete_mark(copy)
+    write_complete_mark(copy, replace(mark, side_files_sha256=None))
+    identity, differing, note = state(blocks, copy, dtype="int8")
+    assert (identity, differing) == (mark.cache_digest, [])
+    assert "converted by an earlier version" in note
+    assert "stored types were not recorded" in describe(copy).converted_from[0]
+
+
+def test_a_damaged_teacher_is_not_copied(int8_path, tmp_path):
+    copy = Path(shutil.copytree(int8_path, tmp_path / "copy"))
+    (copy / "teacher" / "runner.json").unlink()
+    with pytest.raises(CacheCorruptError, match=r"runner\.json is missing.*cache repair"):
+        converted(copy, tmp_path / "new", dtype="bf16")
+
+
+def test_answers_that_are_not_finite_are_damage(cache_path, reader, tmp_path):
+    copy = Path(shutil.copytree(cache_path, tmp_path / "copy"))
+    file = copy / "teacher" / "model.safetensors"
+    spoiled = {
+        name: value * float("nan") if name.startswith("mask_decoder.") else value
+        for name, value in load_file(file).items()
+    }
+    save_file(spoiled, file, metadata={"format": "pt"})
+    cover(copy, record)
+    comparison = compare_caches(CacheReader(copy), reader, rows=6)
+    decoder = comparison.decoder
+    assert (decoder.not_finite, decoder.mean, decoder.smallest) == (6, 0.0, 0.0)
+    assert comparison.damage == ("6 of 6 prompts get answers that are NaN or infinite",)
+    assert {array.not_finite for array in comparison.arrays} == {0}
+    assert compare_caches(reader, reader, rows=6).damage == ()
+
+
+def test_stored_values_that_are_not_finite_are_damage(reader, monkeypatch):
+    """No writer takes such values; should one come, it must not read as an empty mask."""
+
+    def spoiled(*arguments):
+        values = to_stored(*arguments)
+        values.view(-1)[0] = float("nan")
+        return values
+
+    monkeypatch.setattr("stages.convert_report.to_stored", spoiled)
+    comparison = compare_caches(reader, reader, rows=3)
+    assert {array.not_finite for array in comparison.arrays} == {1}
+    logits = [array for array in comparison.arrays if array.level == "logits"]
+    assert all(array.dsc < 1 and array.relative_rms == 0 for array in logits)
+    assert f"{logits[0].name} has 1 values that are NaN or infinite" in comparison.damage
 
 
 @pytest.mark.parametrize("size", [None, 32])

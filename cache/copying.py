@@ -24,7 +24,7 @@ from cache.lock import LOCK_NAME, FolderLock
 from cache.mending import repair_command
 from cache.mirror_sync import is_shard
 from cache.remote import RemoteFolder
-from cache.remote_lock import LOCK_OBJECT, RemoteLock
+from cache.remote_lock import RemoteLock, is_of_writers
 from cache.sizes import check_room
 
 __all__ = ["download_cache", "upload_cache"]
@@ -130,7 +130,7 @@ def download_cache(remote: RemoteFolder, path: Path, *, progress: Advance | None
         CacheSpaceError: the disk has no room for it.
         CacheUnreachableError: the store does not answer.
     """
-    objects = remote.list()
+    objects = {name: meta for name, meta in remote.list().items() if not is_of_writers(name)}
     found = remote.read(HEADER_NAME)
     if found is None:
         raise CacheMissingError(
@@ -152,9 +152,7 @@ def download_cache(remote: RemoteFolder, path: Path, *, progress: Advance | None
         plain = [
             name
             for name in objects
-            if not is_shard(name)
-            and name not in (LOCK_OBJECT, HEADER_NAME, *_LAST)
-            and name not in entries
+            if not is_shard(name) and name not in (HEADER_NAME, *_LAST) and name not in entries
         ]
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(lambda name: _download(remote, path, name), plain))

@@ -26,6 +26,7 @@ from cache.mirror_room import MirrorRoom
 from cache.mirror_sync import MirrorFiles, is_shard
 from cache.remote import RemoteFolder
 from cache.remote_lock import RemoteLock
+from cache.remote_publish import take_over_made
 from cache.sizes import space_errors
 
 __all__ = ["CACHE_FOLDER", "Mirror", "MirrorFigures"]
@@ -335,6 +336,7 @@ class Mirror:
             if replace:
                 self.files.remove_all()
             self.sync()
+            take_over_made(self)
         except BaseException:
             lock.release()
             raise

@@ -58,9 +58,12 @@ class RemoteFolder:
         url: where that is, for messages and commands (``s3://bucket/prefix``).
         patience_seconds: how long a store that does not answer is asked again.
         note: told once when that begins, and once when it is over.
+        reopen: opens the same folder in another process, with the credentials of its environment;
+            can be pickled, and holds none.
 
     Attributes:
         url: as given.
+        reopen: as given.
     """
 
     def __init__(
@@ -70,13 +73,19 @@ class RemoteFolder:
         *,
         patience_seconds: float = 600.0,
         note: Callable[[str], None] | None = None,
+        reopen: "Callable[[], RemoteFolder] | None" = None,
     ) -> None:
         self.url = url.rstrip("/")
+        self.reopen = reopen
         self._store = store
         self._patience = patience_seconds
         self._note = note
         self._waiting = False
         self._closed = threading.Event()
+
+    def within(self, seconds: float) -> "RemoteFolder":
+        """Give the same folder, asked again for so long only where the store does not answer."""
+        return RemoteFolder(self._store, self.url, patience_seconds=seconds, reopen=self.reopen)
 
     def close(self) -> None:
         """Let requests that wait for the store give up at once."""
@@ -191,15 +200,25 @@ class RemoteFolder:
             return result["e_tag"] or ""
 
         e_tag = self._in_bucket(name, call)
-        stated = _MD5.match(e_tag)
-        if not (together and stated and stated[1] == _digest(content, "md5")):
-            found, meta = self.sha256(name)
-            if meta.bytes != size or found != _digest(content, "sha256"):
-                raise CacheCorruptError(
-                    f"{self.url}/{name} holds other bytes than were sent. The network, the store "
-                    "or the memory is failing: check them, then run the command again"
-                )
+        if not self.holds(name, content, e_tag):
+            raise CacheCorruptError(
+                f"{self.url}/{name} holds other bytes than were sent. The network, the store "
+                "or the memory is failing: check them, then run the command again"
+            )
         return e_tag
+
+    def holds(self, name: str, content: bytes | Path, e_tag: str) -> bool:
+        """Whether an object of this ETag has these bytes; reads it where the ETag does not tell."""
+        stated = _MD5.match(e_tag)
+        if stated and stated[1] == _digest(content, "md5"):
+            return True
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        found = self.head(name)
+        if found is None or found.bytes != size:
+            return False
+        with suppress(FileNotFoundError):
+            return self.sha256(name)[0] == _digest(content, "sha256")
+        return False
 
     def put_if_absent(self, name: str, content: bytes) -> str | None:
         """Write an object that must not exist; give its ETag, or ``None`` where it exists."""
@@ -222,7 +241,8 @@ class RemoteFolder:
     def _put_if(self, name: str, content: bytes, mode: Any) -> str:  # noqa: ANN401 - obstore's
         import obstore
 
-        return obstore.put(self._store, name, content, mode=mode)["e_tag"] or ""
+        found = obstore.put(self._store, name, content, mode=mode, use_multipart=False)
+        return found["e_tag"] or ""
 
     def delete(self, *names: str) -> None:
         """Remove objects; nothing happens where there is none."""

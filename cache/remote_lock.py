@@ -16,9 +16,11 @@ from typing import Any
 from cache.errors import CacheError, CacheLockedError
 from cache.remote import RemoteFolder, RemoteObject
 
-__all__ = ["LOCK_OBJECT", "RemoteLock", "unlock"]
+__all__ = ["LOCK_OBJECT", "WORKERS_FOLDER", "RemoteLock", "is_of_writers", "lock_token", "unlock"]
 
 LOCK_OBJECT = "writer.lock"
+WORKERS_FOLDER = "workers"
+"""What the workers of a writer have to tell it: ``cache.remote_claims``."""
 
 _BEAT_SECONDS = 30.0
 _SILENT_SECONDS = 180.0
@@ -46,6 +48,11 @@ class RemoteLock:
             target=self._beat, args=(beat_seconds,), name="cache-remote-lock", daemon=True
         )
         self._thread.start()
+
+    @property
+    def token(self) -> str:
+        """What tells this writer from all others, to be seen in the lock by its workers."""
+        return self._token
 
     def check(self) -> None:
         """Make sure that the lock is still ours.
@@ -108,6 +115,18 @@ class RemoteLock:
                 )
                 return
             self._e_tag = e_tag
+
+
+def lock_token(remote: RemoteFolder) -> str | None:
+    """Give the token of the writer that holds a cache's lock, or ``None`` where none does."""
+    found = remote.read(LOCK_OBJECT)
+    token = None if found is None else _holder(found[0]).get("token")
+    return token if isinstance(token, str) else None
+
+
+def is_of_writers(name: str) -> bool:
+    """Whether an object beside a cache's own, by its relative name, is there for its writers."""
+    return name == LOCK_OBJECT or name.startswith(f"{WORKERS_FOLDER}/")
 
 
 def unlock(remote: RemoteFolder, *, force: bool = False) -> str:

@@ -1,5 +1,6 @@
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from cache import CacheReader
+from pipeline.object_store import open_remote
 from tests.cache import example
+from tests.cache.s3_server import S3Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,3 +54,29 @@ def start():
     for process in running:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """An S3 server on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = S3Server(tmp_path_factory.mktemp("bucket"), port)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, request):
+    """Open a folder of the server; by default one of the test's own."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+
+    own = request.node.name.replace("[", "-").strip("]")
+
+    def connect(name=own):
+        return open_remote(f"s3://bucket/{name}", server.options)
+
+    return connect

@@ -9,6 +9,7 @@ read from there at the start, so that a killed server comes back as a real one d
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -59,6 +60,17 @@ class S3Server:
         self._process.kill()
         self._process.wait()
 
+    def hold(self, *words: str) -> None:
+        """Let uploads of keys that contain all of these words wait; of none, where none is given.
+
+        What is waiting then goes on, that of clients which have died meanwhile included.
+        """
+        held = _held(self._folder)
+        if words:
+            held.write_text("\n".join(words))
+        else:
+            held.unlink()
+
     def file(self, key: str) -> Path:
         """Where an object's content lies."""
         return self._folder / quote(key, safe="")
@@ -66,6 +78,21 @@ class S3Server:
     def keys(self) -> set[str]:
         """All objects."""
         return {unquote(file.name) for file in self._folder.iterdir() if file.suffix != ".part"}
+
+
+def _held(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.held")
+
+
+def _wait(folder: Path, key: str) -> None:
+    while True:
+        try:
+            words = _held(folder).read_text().split("\n")
+        except FileNotFoundError:
+            return
+        if not all(word in key for word in words):
+            return
+        time.sleep(0.01)
 
 
 def _application(folder: Path) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
@@ -80,6 +107,8 @@ def _application(folder: Path) -> Callable[[dict[str, Any], Any], Iterable[bytes
             backend.put_object(BUCKET, unquote(file.name), file.read_bytes())
     application = DomainDispatcherApplication(create_backend_app)
     bucket = f"/{BUCKET}"
+    # moto looks at a condition and then writes; a store does both at once.
+    one_change = threading.Lock()
 
     def persist(key: str) -> None:
         place = folder / quote(key, safe="")
@@ -92,15 +121,22 @@ def _application(folder: Path) -> Callable[[dict[str, Any], Any], Iterable[bytes
         part.replace(place)
 
     def run(environment: dict[str, Any], start: Any) -> Iterable[bytes]:
-        answer = list(application(environment, start))
         path = environment.get("PATH_INFO", "")
-        if environment["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
-            if path.rstrip("/") == bucket:  # a request that deletes several
-                for file in list(folder.iterdir()):
-                    if backend.get_object(BUCKET, unquote(file.name)) is None:
-                        file.unlink(missing_ok=True)
-            elif path.startswith(bucket):
-                persist(path.removeprefix(f"{bucket}/"))
+        changes = environment["REQUEST_METHOD"] in ("PUT", "POST", "DELETE")
+        if not changes:
+            return list(application(environment, start))
+        _wait(folder, path)
+        with one_change:
+            return change(environment, start, path)
+
+    def change(environment: dict[str, Any], start: Any, path: str) -> Iterable[bytes]:
+        answer = list(application(environment, start))
+        if path.rstrip("/") == bucket:  # a request that deletes several
+            for file in list(folder.iterdir()):
+                if backend.get_object(BUCKET, unquote(file.name)) is None:
+                    file.unlink(missing_ok=True)
+        elif path.startswith(bucket):
+            persist(path.removeprefix(f"{bucket}/"))
         return answer
 
     return run

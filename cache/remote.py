@@ -22,7 +22,7 @@ from cache.errors import CacheCorruptError, CacheUnreachableError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["RemoteFolder", "RemoteObject"]
+__all__ = ["ObjectState", "RemoteFolder", "RemoteObject"]
 
 ResultT = TypeVar("ResultT")
 
@@ -36,6 +36,19 @@ _PART_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectState:
+    """What tells an object from what it was before, and after.
+
+    Attributes:
+        e_tag: as the store gives it; S3 and Azure compare it.
+        version: likewise; Google's store compares it.
+    """
+
+    e_tag: str
+    version: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RemoteObject:
     """One object.
 
@@ -43,11 +56,18 @@ class RemoteObject:
         bytes: its size.
         e_tag: identity of its content, as the store gives it.
         modified: seconds since 1970 of its last change, by the store's clock.
+        version: of the object, where the store counts versions.
     """
 
     bytes: int
     e_tag: str
     modified: float
+    version: str | None = None
+
+    @property
+    def state(self) -> ObjectState:
+        """For ``put_if_same``."""
+        return ObjectState(e_tag=self.e_tag, version=self.version)
 
 
 class RemoteFolder:
@@ -220,8 +240,8 @@ class RemoteFolder:
             return self.sha256(name)[0] == _digest(content, "sha256")
         return False
 
-    def put_if_absent(self, name: str, content: bytes) -> str | None:
-        """Write an object that must not exist; give its ETag, or ``None`` where it exists."""
+    def put_if_absent(self, name: str, content: bytes) -> ObjectState | None:
+        """Write an object that must not exist; give its state, or ``None`` where it exists."""
         from obstore.exceptions import AlreadyExistsError
 
         try:
@@ -229,20 +249,23 @@ class RemoteFolder:
         except AlreadyExistsError:
             return None
 
-    def put_if_same(self, name: str, content: bytes, e_tag: str) -> str | None:
-        """Replace an object of a known ETag; give the new one, or ``None`` where it changed."""
+    def put_if_same(self, name: str, content: bytes, state: ObjectState) -> ObjectState | None:
+        """Replace an object of a known state; give the new one, or ``None`` where it changed."""
         from obstore.exceptions import PreconditionError
 
+        # obstore takes no None for what a store does not give.
+        mode = {"e_tag": state.e_tag, "version": state.version}
+        mode = {key: value for key, value in mode.items() if value is not None}
         try:
-            return self._patiently(name, lambda: self._put_if(name, content, {"e_tag": e_tag}))
+            return self._patiently(name, lambda: self._put_if(name, content, mode))
         except (PreconditionError, FileNotFoundError):
             return None
 
-    def _put_if(self, name: str, content: bytes, mode: Any) -> str:  # noqa: ANN401 - obstore's
+    def _put_if(self, name: str, content: bytes, mode: Any) -> ObjectState:  # noqa: ANN401
         import obstore
 
         found = obstore.put(self._store, name, content, mode=mode, use_multipart=False)
-        return found["e_tag"] or ""
+        return ObjectState(e_tag=found["e_tag"] or "", version=found["version"])
 
     def delete(self, *names: str) -> None:
         """Remove objects; nothing happens where there is none."""
@@ -321,7 +344,10 @@ class RemoteFolder:
 
 def _object(meta: Mapping[str, Any]) -> RemoteObject:
     return RemoteObject(
-        bytes=meta["size"], e_tag=meta["e_tag"] or "", modified=meta["last_modified"].timestamp()
+        bytes=meta["size"],
+        e_tag=meta["e_tag"] or "",
+        modified=meta["last_modified"].timestamp(),
+        version=meta["version"],
     )
 
 

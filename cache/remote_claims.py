@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from cache.errors import CacheCorruptError, CacheLockedError
 from cache.ledger_entry import LedgerEntry, encode_entry
-from cache.remote import RemoteFolder
+from cache.remote import ObjectState, RemoteFolder
 from cache.remote_lock import WORKERS_FOLDER, lock_token
 from cache.schema import RowSpace
 
@@ -132,42 +132,42 @@ class _Claim:
         self._remote = remote
         self._name = name
         self._check_writer = check
-        self._e_tag = ""
+        self._state: ObjectState | None = None
         holder = {"host": socket.gethostname(), "process": os.getpid()}
         # The number makes the ETag differ from that of every other claim.
         self._content = json.dumps({"claim": secrets.token_hex(8), **holder}).encode()
 
     def take(self) -> bool:
         """Take the claim from whoever has it; give ``False`` where the shard is made."""
-        e_tag = self._remote.put_if_absent(self._name, self._content)
-        while e_tag is None:
+        state = self._remote.put_if_absent(self._name, self._content)
+        while state is None:
             found = self._remote.read(self._name)
             if found is None:
                 self._check_writer()  # only a writer removes claims
-                e_tag = self._remote.put_if_absent(self._name, self._content)
+                state = self._remote.put_if_absent(self._name, self._content)
             elif found[0] == self._content:  # the answer to our own request was lost
-                e_tag = found[1].e_tag
+                state = found[1].state
             elif not found[0].startswith(_CLAIM):
                 return False
             else:
-                e_tag = self._remote.put_if_same(self._name, self._content, found[1].e_tag)
-        self._e_tag = e_tag
+                state = self._remote.put_if_same(self._name, self._content, found[1].state)
+        self._state = state
         return True
 
     def upload(self, name: str, file: Path) -> None:
         """Make an object of the shard that of a file."""
         content = file.read_bytes()
-        e_tag = self._remote.put_if_absent(name, content)
-        while e_tag is None:
+        state = self._remote.put_if_absent(name, content)
+        while state is None:
             found = self._remote.head(name)
             if found is None:
-                e_tag = self._remote.put_if_absent(name, content)
+                state = self._remote.put_if_absent(name, content)
             elif self._remote.holds(name, content, found.e_tag):
                 return
             else:  # the order matters: looked at, then allowed, then replaced if still the same
                 self._check()
-                e_tag = self._remote.put_if_same(name, content, found.e_tag)
-        if not self._remote.holds(name, content, e_tag):
+                state = self._remote.put_if_same(name, content, found.state)
+        if not self._remote.holds(name, content, state.e_tag):
             self._check()
             raise CacheCorruptError(
                 f"{self._remote.url}/{name} holds other bytes than were sent. The network, the "
@@ -176,7 +176,8 @@ class _Claim:
 
     def hand_in(self, entry: bytes) -> None:
         """Put the shard's ledger entry in the claim's place."""
-        if self._remote.put_if_same(self._name, entry, self._e_tag) is None:
+        assert self._state is not None, "it was taken"
+        if self._remote.put_if_same(self._name, entry, self._state) is None:
             found = self._remote.read(self._name)
             if found is None or found[0] != entry:  # else the answer to our request was lost
                 raise self._lost()

@@ -25,7 +25,7 @@ from cache.lock import LOCK_NAME, FolderLock
 from cache.mending import repair_command
 from cache.mirror_sync import is_shard
 from cache.remote import RemoteFolder
-from cache.remote_lock import LOCK_OBJECT, RemoteLock
+from cache.remote_lock import RemoteLock, is_of_writers
 from cache.side_files import side_files_problems
 from cache.sizes import check_room
 
@@ -133,7 +133,7 @@ def download_cache(remote: RemoteFolder, path: Path, *, progress: Advance | None
         CacheSpaceError: the disk has no room for it.
         CacheUnreachableError: the store does not answer.
     """
-    objects = remote.list()
+    objects = {name: meta for name, meta in remote.list().items() if not is_of_writers(name)}
     found = remote.read(HEADER_NAME)
     if found is None:
         raise CacheMissingError(
@@ -155,9 +155,7 @@ def download_cache(remote: RemoteFolder, path: Path, *, progress: Advance | None
         plain = [
             name
             for name in objects
-            if not is_shard(name)
-            and name not in (LOCK_OBJECT, HEADER_NAME, *_LAST)
-            and name not in entries
+            if not is_shard(name) and name not in (HEADER_NAME, *_LAST) and name not in entries
         ]
         with _threads(remote) as pool:
             list(pool.map(lambda name: _download(remote, path, name), plain))

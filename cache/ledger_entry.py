@@ -156,6 +156,18 @@ class EntryReader:
         with file.open("rb") as opened:
             first = opened.readline()
             second = opened.read() if sums else b""
+        return self._parse(file, first, second, sums=sums)
+
+    def parse(self, file: Path, content: bytes) -> LedgerEntry:
+        """Read the content of a ledger file, with its channel sums, that is to be written.
+
+        Raises:
+            CacheCorruptError, CacheStaleError: see ``read``.
+        """
+        first, _, second = content.partition(b"\n")
+        return self._parse(file, first, second, sums=True)
+
+    def _parse(self, file: Path, first: bytes, second: bytes, *, sums: bool) -> LedgerEntry:
         try:
             record = _checked(file, first)
             entry = LedgerEntry(

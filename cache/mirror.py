@@ -25,6 +25,7 @@ from cache.mirror_shards import MirrorShards
 from cache.mirror_sync import MirrorFiles, is_shard
 from cache.remote import RemoteFolder
 from cache.remote_lock import RemoteLock
+from cache.remote_publish import take_over_made
 
 __all__ = ["CACHE_FOLDER", "Mirror", "MirrorFigures"]
 
@@ -276,6 +277,7 @@ class Mirror:
             if replace:
                 self.files.remove_all()
             self.sync()
+            take_over_made(self)
         except BaseException:
             lock.release()
             raise

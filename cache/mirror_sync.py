@@ -26,7 +26,7 @@ from cache.layout import (
 from cache.ledger_seal import SEAL_NAME
 from cache.lock import LOCK_NAME
 from cache.remote import RemoteFolder
-from cache.remote_lock import LOCK_OBJECT
+from cache.remote_lock import LOCK_OBJECT, WORKERS_FOLDER, is_of_writers
 
 __all__ = ["MirrorFiles", "is_shard"]
 
@@ -126,12 +126,12 @@ class MirrorFiles:
         self._clear()
 
     def _listed(self) -> dict[str, str]:
-        """ETags of all objects but shards, array metadata and the lock."""
+        """ETags of all objects but shards, array metadata and what writers tell each other."""
         objects, folders = self._remote.list_here()
         for folder in folders:
-            if folder != ARRAYS_FOLDER:
+            if folder not in (ARRAYS_FOLDER, WORKERS_FOLDER):
                 objects |= self._remote.list(folder)
-        return {name: found.e_tag for name, found in objects.items() if name != LOCK_OBJECT}
+        return {name: found.e_tag for name, found in objects.items() if not is_of_writers(name)}
 
     def _local(self) -> Iterable[str]:
         """Names of all local files but shards, locks and leftovers."""

@@ -20,7 +20,7 @@ from cache.patience import Asking, Patience
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["RemoteFolder", "RemoteObject"]
+__all__ = ["ObjectState", "RemoteFolder", "RemoteObject"]
 
 ResultT = TypeVar("ResultT")
 
@@ -33,6 +33,19 @@ _SLOW_BYTES_PER_SECOND = 1e6  # a line on which an answer to an upload is waited
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectState:
+    """What tells an object from what it was before, and after.
+
+    Attributes:
+        e_tag: as the store gives it; S3 and Azure compare it.
+        version: likewise; Google's store compares it.
+    """
+
+    e_tag: str
+    version: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RemoteObject:
     """One object.
 
@@ -40,11 +53,18 @@ class RemoteObject:
         bytes: its size.
         e_tag: identity of its content, as the store gives it.
         modified: seconds since 1970 of its last change, by the store's clock.
+        version: of the object, where the store counts versions.
     """
 
     bytes: int
     e_tag: str
     modified: float
+    version: str | None = None
+
+    @property
+    def state(self) -> ObjectState:
+        """For ``put_if_same``."""
+        return ObjectState(e_tag=self.e_tag, version=self.version)
 
 
 class RemoteFolder:
@@ -56,9 +76,12 @@ class RemoteFolder:
         sender: the same for what takes long to send, during which the store says nothing.
         patience: how long a store that does not answer is asked again.
         note: told once when that begins, and once when it is over.
+        reopen: opens the same folder in another process, with the credentials of its environment;
+            can be pickled, and holds none.
 
     Attributes:
         url: as given.
+        reopen: as given.
     """
 
     def __init__(
@@ -69,11 +92,23 @@ class RemoteFolder:
         sender: "ObjectStore | None" = None,
         patience: Patience | None = None,
         note: Callable[[str], None] | None = None,
+        reopen: "Callable[[], RemoteFolder] | None" = None,
     ) -> None:
         self.url = url.rstrip("/")
+        self.reopen = reopen
         self._store = store
         self._sender = sender or store
         self._asking = Asking(self.url, patience or Patience(), note)
+
+    def within(self, seconds: float) -> "RemoteFolder":
+        """Give the same folder, asked again for so long only where the store does not answer."""
+        return RemoteFolder(
+            self._store,
+            self.url,
+            sender=self._sender,
+            patience=Patience(first_seconds=seconds, seconds=seconds),
+            reopen=self.reopen,
+        )
 
     def close(self) -> None:
         """Let requests that wait for the store give up at once."""
@@ -197,18 +232,28 @@ class RemoteFolder:
             return result["e_tag"] or ""
 
         e_tag = self._in_bucket(name, call, quiet_seconds=size / _SLOW_BYTES_PER_SECOND)
-        stated = _MD5.match(e_tag)
-        if not (together and stated and stated[1] == _digest(content, "md5")):
-            found, meta = self.sha256(name)
-            if meta.bytes != size or found != _digest(content, "sha256"):
-                raise CacheCorruptError(
-                    f"{self.url}/{name} holds other bytes than were sent. The network, the store "
-                    "or the memory is failing: check them, then run the command again"
-                )
+        if not self.holds(name, content, e_tag):
+            raise CacheCorruptError(
+                f"{self.url}/{name} holds other bytes than were sent. The network, the store "
+                "or the memory is failing: check them, then run the command again"
+            )
         return e_tag
 
-    def put_if_absent(self, name: str, content: bytes) -> str | None:
-        """Write an object that must not exist; give its ETag, or ``None`` where it exists."""
+    def holds(self, name: str, content: bytes | Path, e_tag: str) -> bool:
+        """Whether an object of this ETag has these bytes; reads it where the ETag does not tell."""
+        stated = _MD5.match(e_tag)
+        if stated and stated[1] == _digest(content, "md5"):
+            return True
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        found = self.head(name)
+        if found is None or found.bytes != size:
+            return False
+        with suppress(FileNotFoundError):
+            return self.sha256(name)[0] == _digest(content, "sha256")
+        return False
+
+    def put_if_absent(self, name: str, content: bytes) -> ObjectState | None:
+        """Write an object that must not exist; give its state, or ``None`` where it exists."""
         from obstore.exceptions import AlreadyExistsError
 
         try:
@@ -216,19 +261,23 @@ class RemoteFolder:
         except AlreadyExistsError:
             return None
 
-    def put_if_same(self, name: str, content: bytes, e_tag: str) -> str | None:
-        """Replace an object of a known ETag; give the new one, or ``None`` where it changed."""
+    def put_if_same(self, name: str, content: bytes, state: ObjectState) -> ObjectState | None:
+        """Replace an object of a known state; give the new one, or ``None`` where it changed."""
         from obstore.exceptions import PreconditionError
 
+        # obstore takes no None for what a store does not give.
+        mode = {"e_tag": state.e_tag, "version": state.version}
+        mode = {key: value for key, value in mode.items() if value is not None}
         try:
-            return self._asking.ask(name, lambda _: self._put_if(name, content, {"e_tag": e_tag}))
+            return self._asking.ask(name, lambda _: self._put_if(name, content, mode))
         except (PreconditionError, FileNotFoundError):
             return None
 
-    def _put_if(self, name: str, content: bytes, mode: Any) -> str:  # noqa: ANN401 - obstore's
+    def _put_if(self, name: str, content: bytes, mode: Any) -> ObjectState:  # noqa: ANN401
         import obstore
 
-        return obstore.put(self._store, name, content, mode=mode)["e_tag"] or ""
+        found = obstore.put(self._store, name, content, mode=mode, use_multipart=False)
+        return ObjectState(e_tag=found["e_tag"] or "", version=found["version"])
 
     def delete(self, *names: str) -> None:
         """Remove objects; nothing happens where there is none."""
@@ -253,7 +302,10 @@ class RemoteFolder:
 
 def _object(meta: Mapping[str, Any]) -> RemoteObject:
     return RemoteObject(
-        bytes=meta["size"], e_tag=meta["e_tag"] or "", modified=meta["last_modified"].timestamp()
+        bytes=meta["size"],
+        e_tag=meta["e_tag"] or "",
+        modified=meta["last_modified"].timestamp(),
+        version=meta["version"],
     )
 
 

@@ -15,11 +15,13 @@ from typing import Any
 
 from cache.errors import CacheError, CacheLockedError
 from cache.mending import precompute_command
-from cache.remote import RemoteFolder, RemoteObject
+from cache.remote import ObjectState, RemoteFolder, RemoteObject
 
-__all__ = ["LOCK_OBJECT", "RemoteLock", "unlock"]
+__all__ = ["LOCK_OBJECT", "WORKERS_FOLDER", "RemoteLock", "is_of_writers", "lock_token", "unlock"]
 
 LOCK_OBJECT = "writer.lock"
+WORKERS_FOLDER = "workers"
+"""What the workers of a writer have to tell it: ``cache.remote_claims``."""
 
 _BEAT_SECONDS = 30.0
 _SILENT_SECONDS = 180.0
@@ -42,11 +44,16 @@ class RemoteLock:
         self._token = secrets.token_hex(8)
         self._problem: CacheError | None = None
         self._stop = threading.Event()
-        self._e_tag = self._take()
+        self._state = self._take()
         self._thread = threading.Thread(
             target=self._beat, args=(beat_seconds,), name="cache-remote-lock", daemon=True
         )
         self._thread.start()
+
+    @property
+    def token(self) -> str:
+        """What tells this writer from all others, to be seen in the lock by its workers."""
+        return self._token
 
     def check(self) -> None:
         """Make sure that the lock is still ours.
@@ -74,41 +81,56 @@ class RemoteLock:
         }
         return json.dumps(record).encode()
 
-    def _take(self) -> str:
-        e_tag = self._remote.put_if_absent(LOCK_OBJECT, self._content())
-        if e_tag is not None:
-            return e_tag
+    def _take(self) -> ObjectState:
+        state = self._remote.put_if_absent(LOCK_OBJECT, self._content())
+        if state is not None:
+            return state
         found = self._remote.read(LOCK_OBJECT)
         if found is None:  # given back this very moment
             return self._take()
         holder, meta = _holder(found[0]), found[1]
         if holder.get("token") == self._token:  # the answer to our own request was lost
-            return meta.e_tag
+            return meta.state
         if _is_gone(holder):
-            e_tag = self._remote.put_if_same(LOCK_OBJECT, self._content(), meta.e_tag)
-            if e_tag is not None:
-                return e_tag
+            state = self._remote.put_if_same(LOCK_OBJECT, self._content(), meta.state)
+            if state is not None:
+                return state
         raise CacheLockedError(_held_by(self._remote.url, holder, meta))
 
     def _beat(self, seconds: float) -> None:
-        while not self._stop.wait(seconds):
-            try:
-                e_tag = self._remote.put_if_same(LOCK_OBJECT, self._content(), self._e_tag)
-                if e_tag is None:
-                    found = self._remote.read(LOCK_OBJECT)
-                    if found is not None and _holder(found[0]).get("token") == self._token:
-                        e_tag = found[1].e_tag
-            except CacheError as error:
-                self._problem = error
-                return
-            if e_tag is None:
-                self._problem = CacheLockedError(
-                    f"{self._remote.url}: another process removed or took over this writer's "
-                    f"lock ({LOCK_OBJECT}), so this one stops. Go on when the other has ended: "
-                    f"{precompute_command(self._remote.url)}"
-                )
-                return
-            self._e_tag = e_tag
+        while not self._stop.wait(seconds) and self._problem is None:
+            self._renew()
+
+    def _renew(self) -> None:
+        try:
+            state = self._remote.put_if_same(LOCK_OBJECT, self._content(), self._state)
+            if state is None:
+                found = self._remote.read(LOCK_OBJECT)
+                if found is not None and _holder(found[0]).get("token") == self._token:
+                    state = found[1].state
+        except CacheError as error:
+            self._problem = error
+            return
+        if state is None:
+            self._problem = CacheLockedError(
+                f"{self._remote.url}: another process removed or took over this writer's "
+                f"lock ({LOCK_OBJECT}), so this one stops. Go on when the other has ended: "
+                f"{precompute_command(self._remote.url)}"
+            )
+            return
+        self._state = state
+
+
+def lock_token(remote: RemoteFolder) -> str | None:
+    """Give the token of the writer that holds a cache's lock, or ``None`` where none does."""
+    found = remote.read(LOCK_OBJECT)
+    token = None if found is None else _holder(found[0]).get("token")
+    return token if isinstance(token, str) else None
+
+
+def is_of_writers(name: str) -> bool:
+    """Whether an object beside a cache's own, by its relative name, is there for its writers."""
+    return name == LOCK_OBJECT or name.startswith(f"{WORKERS_FOLDER}/")
 
 
 def unlock(remote: RemoteFolder, *, force: bool = False) -> str:

@@ -1,6 +1,6 @@
 """One shard onto the disk: checked, written, flushed, reread, published."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -43,7 +43,14 @@ class ShardWriter:
         self._store = store
         self._mirror = mirror
 
-    def write(self, space: RowSpace, k: int, arrays: Mapping[str, Values]) -> LedgerEntry:
+    def write(
+        self,
+        space: RowSpace,
+        k: int,
+        arrays: Mapping[str, Values],
+        *,
+        publish: Callable[[LedgerEntry], None] | None = None,
+    ) -> LedgerEntry:
         """Write all arrays of one shard and publish it.
 
         Args:
@@ -51,6 +58,7 @@ class ShardWriter:
             k: number of the shard.
             arrays: every array of the space → values (rows of the shard, *shape of a row), of
                 exactly the stored type.
+            publish: declares the written shard finished; by default with an entry in the ledger.
 
         Returns:
             The shard's ledger entry.
@@ -69,7 +77,7 @@ class ShardWriter:
             try:
                 with space_errors(self._path, needed):
                     entry = self._write(space, k, specs, arrays)
-                    self._publish(entry)
+                    (publish or self._publish)(entry)
             except BaseException:
                 entry_path(self._path, space, k).unlink(missing_ok=True)
                 for array in specs:

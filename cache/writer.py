@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cache.contradiction import refuse_contradiction
 from cache.creation import discard_untrusted, prepare_folder
 from cache.durable import canonical_json, sha256_of_bytes, write_durably
-from cache.errors import CacheError, CacheMissingError
+from cache.errors import CacheMissingError
 from cache.index import CacheIndex
 from cache.layout import (
     COMPLETE_NAME,
@@ -32,7 +32,9 @@ from cache.ledger_seal import encode_seal, seal_path
 from cache.lock import FolderLock
 from cache.mending import precompute_command
 from cache.mirror import Mirror
+from cache.remote_claims import remove_claims
 from cache.remote_lock import RemoteLock
+from cache.remote_publish import publish_made
 from cache.schema import CacheSpec, RowSpace
 from cache.shard_writer import ShardWriter
 from cache.side_files import side_files_sha256
@@ -84,6 +86,7 @@ class CacheWriter:
         self._remote_lock = remote_lock
         self._shards = ShardWriter(path, header, store, mirror=mirror)
         self._shared = False
+        self._ended = False
 
     @classmethod
     def create_or_resume(
@@ -175,8 +178,10 @@ class CacheWriter:
         finally:
             self._shared = False
             self._lock.release()
-            if self._remote_lock is not None:
+            if self._remote_lock is not None and self._mirror is not None:
                 self._remote_lock.release()
+                if self._ended:  # else the next writer has use for them
+                    remove_claims(self._mirror.remote, self._remote_lock.token)
 
     def shard_count(self, space: RowSpace) -> int:
         """Give the number of shards of a row space."""
@@ -228,25 +233,29 @@ class CacheWriter:
             The token that workers need.
 
         Raises:
-            CacheLockedError: a worker of an earlier writer does not end its shard.
+            CacheLockedError: a worker of an earlier writer does not end its shard; or another
+                process took the lock of a cache on an object store.
         """
-        if self._mirror is not None:
-            raise CacheError(
-                f"{self._mirror.remote.url}: workers on other machines write into a folder that "
-                "all share, not to an object store. Name one: --set cache.path=FOLDER, then: "
-                f"efficient-medsam2 cache copy FOLDER {self._mirror.remote.url}"
-            )
+        if self._remote_lock is not None:
+            self._remote_lock.check()
+            return self._remote_lock.token  # in the lock, for the workers to see
         self._shared = True
         return give_token(self.path)
 
     def adopt(self, space: RowSpace, shards: Iterable[int]) -> None:
-        """Count shards as finished that workers have published.
+        """Count shards as finished that workers have made; publish those of an object store.
 
         Raises:
             CacheMissingError: its entry or a file is not there, or has another size.
             CacheCorruptError, CacheStaleError: an entry cannot be trusted.
+            CacheLockedError: another process took the lock of a cache on an object store.
+            CacheUnreachableError: the store does not answer.
         """
         reader = EntryReader(self._header)
+        if self._mirror is not None and self._remote_lock is not None:
+            found = publish_made(self._mirror, self._remote_lock, reader, space, tuple(shards))
+            self._finished |= {(space, entry.shard): entry for entry in found}
+            return
         for k in shards:
             self._finished[space, k] = published_entry(self.path, reader, space, k)
 
@@ -295,6 +304,7 @@ class CacheWriter:
                 ),
             )
         self.publish_files()
+        self._ended = True
         return digest
 
     def _statistics(self) -> bytes:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,20 @@ def open_remote(
             "s3://bucket/prefix, and options that obstore knows: --set "
             "'cache.store_options={endpoint: http://localhost:9000, region: us-east-1}'"
         ) from error
-    return RemoteFolder(store, url, sender=sender, patience=wanted, note=note)
+    # Workers have credentials of their own, and are told where the store is.
+    told = dict(options)
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if url.startswith("s3"):
+        told |= {"endpoint": str(endpoint)} if endpoint else {}
+        told |= {"region": region} if region and "region" not in told else {}
+    return RemoteFolder(
+        store,
+        url,
+        sender=sender,
+        patience=wanted,
+        note=note,
+        reopen=partial(open_remote, url, told, patience=wanted),
+    )
 
 
 def config_of_process(config: "Config", process: int) -> "Config":

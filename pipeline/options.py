@@ -233,7 +233,8 @@ def cluster_options(command: CommandT) -> CommandT:
         type=SchedulerAddress(),
         metavar="ADDRESS",
         help="Work on the Dask cluster whose scheduler is there, such as tcp://10.0.0.5:8786; "
-        "data, teacher and cache must lie where all its machines see them.",
+        "data, teacher and cache must lie where all its machines see them, the cache perhaps on an "
+        "object store.",
     )(chosen)
     return cast(
         CommandT,

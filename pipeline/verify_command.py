@@ -82,14 +82,17 @@ def cache_verify(
             bars[0].update(1)
 
         workers = stack.enter_context(open_cluster(cluster, threads=1, note=shown.note))
-        if workers is not None and mirror is not None:
-            raise click.UsageError("a cache on an object store is verified in this process alone")
+        reopen = None if mirror is None else mirror.remote.reopen
         report = verify(
             path,
             sample=sample,
             progress=advance,
             mirror=mirror,
-            digest_files=None if workers is None else partial(digest_on_workers, workers, path),
+            digest_files=(
+                None
+                if workers is None
+                else partial(digest_on_workers, workers, path, reopen=reopen)
+            ),
         )
         discarded: tuple[str, ...] = ()
         if report.bad and repair:

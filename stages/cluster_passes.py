@@ -4,7 +4,9 @@ This process holds the cache's lock, prepares the folder, gives out what is miss
 the cache. Each worker reads cases, runs the teacher and writes whole shards itself, so nothing
 but names crosses the network. A task is a run of neighbouring shards, because tracks are followed
 in groups that reach over the ends of shards, and because reading and writing overlap inside a
-task. Shards are published one by one: a worker that is killed costs the shard in its hands.
+task. Shards are finished one by one: a worker that is killed costs the shard in its hands. Those of
+a cache on an object store are uploaded by the workers, each from a mirror of its own, and published
+by this process.
 
 The bytes are those of a single process of the same kind of machine: batches and groups of tracks
 are cut by the batch size alone, never by tasks.
@@ -19,6 +21,7 @@ import numpy as np
 from cache import CacheWriter, required_bytes
 from cache.schema import ROW_SPACES, RowSpace
 from cache.sizes import shard_bytes
+from cache.worker_mirror import WorkerMirror
 from stages.cache_batch_size import kept_batch_size
 from stages.cache_meter import PassReport, WrittenBytes
 from stages.cache_overlap import RoleTimes
@@ -97,6 +100,7 @@ class ClusterPasses:
             channels=rows.channels,
             device=context.device,
             versions=package_versions(),
+            mirror=None if context.mirror is None else WorkerMirror.beside(context.mirror),
         )
         self.batch_size = kept_batch_size(
             config.batch_size,

@@ -5,7 +5,6 @@ case, the open cache.
 """
 
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache import CacheReader
-from cache.errors import CacheMissingError
 from cache.schema import RowSpace
-from cache.worker_writer import WorkerWriter
+from cache.worker_mirror import WorkerMirror
 from efficient_medsam2.networks.device import pick_device
 from stages.cache_batch_size import fitting_batch_size
 from stages.cache_calls import TeacherCalls, memory_errors
@@ -25,6 +23,7 @@ from stages.cache_rows import CacheRows
 from stages.cache_settings import PrecomputeConfig
 from stages.cases import CaseHandle, DataConfig
 from stages.cluster import worker_name
+from stages.cluster_cache import WorkerCache, cache_of
 from stages.context import StageContext
 from stages.errors import ClusterError
 from stages.quiet import QuietProgress
@@ -45,16 +44,14 @@ __all__ = [
 _PACKAGES = ("efficient-medsam2", "numpy", "timm", "torch", "transformers")
 """Those whose version may change the bytes of a cache."""
 
-_SEEN_LATE_S = 90.0
-"""A network file system may show what other machines have written as late as this."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PrecomputeJob:
     """What all tasks of one run have in common.
 
     Attributes:
-        cache: the cache folder, absolute; every machine must see it there.
+        cache: the cache folder, absolute; every machine must see it there, but for
+            one on an object store.
         token: permission to write.
         teacher: which one.
         weights_sha256: its weights, as the coordinator has them.
@@ -64,6 +61,7 @@ class PrecomputeJob:
         channels: of the images.
         device: ``auto``, ``cpu`` or ``cuda``: each worker's own.
         versions: of the packages that decide the bytes.
+        mirror: how to mirror a cache on an object store.
     """
 
     cache: Path
@@ -75,6 +73,7 @@ class PrecomputeJob:
     channels: int
     device: str
     versions: Mapping[str, str]
+    mirror: WorkerMirror | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +136,7 @@ def batch_size_here(job: PrecomputeJob) -> int:
     """
     with _ONE_TASK:
         _check_versions(job)
-        spec = _writer_of(job).spec
+        spec = _cache_of(job).writer.spec
         teacher = _teacher_of(job).model
         device = pick_device(job.device)
         teacher.module.to(device)
@@ -156,12 +155,14 @@ class _Worker:
     def __init__(self, job: PrecomputeJob) -> None:
         _check_versions(job)
         self.job = job
-        self._writer = _writer_of(job)
+        self._cache = _cache_of(job)
+        self._writer = self._cache.writer
         self._handles: dict[str, CaseHandle] = {}
         self._readers: dict[RowSpace, CacheReader] = {}
         self._space: RowSpace = "slices"
         self.device = pick_device(job.device).type
         index = self._writer.read_index()
+        self._cases = index.cases
         self.passes = CachePasses(
             writer=self._writer,
             teacher=_teacher_of(job).model,
@@ -170,9 +171,9 @@ class _Worker:
             data=job.data,
             config=job.config,
             context=StageContext(
-                directory=job.cache,
+                directory=self._cache.path,
                 inputs={},
-                cache=job.cache,
+                cache=self._cache.path,
                 fingerprint="",
                 seed=0,
                 device=job.device,
@@ -185,6 +186,9 @@ class _Worker:
 
     def make(self, task: ShardTask) -> ShardsMade:
         self._space = task.space
+        if self.job.mirror is not None:  # no shared folder: each machine may have a copy
+            for handle in task.handles:
+                self._check_copy(handle)
         self._handles.update((handle.case_id, handle) for handle in task.handles)
         self._writer.assign(task.space, task.shards)
         make = {
@@ -200,17 +204,24 @@ class _Worker:
     def close(self) -> None:
         self.passes.close()
 
+    def _check_copy(self, handle: CaseHandle) -> None:
+        """Refuse files that are not those from which the coordinator took the rows."""
+        if handle.case_id in self._handles:
+            return
+        wanted = self._cases.row(self._cases.codes[handle.case_id]).files
+        found = handle.digests()
+        other = [name for name, digest in wanted.items() if found.get(name) != digest]
+        if other:
+            raise ClusterError(
+                f"worker {worker_name()} has another {handle.files.get(other[0], other[0])} than "
+                "the coordinator. Copy the images to its machine again, or put them where all "
+                "machines see them: --set data.source=FOLDER"
+            )
+
     def _open_reader(self) -> CacheReader:
-        """The cache with all slices: a pass over prompts or tracks begins when they are there."""
+        """The cache with all slices, opened once for a pass."""
         if self._space not in self._readers:
-            deadline = time.monotonic() + _SEEN_LATE_S
-            while True:
-                reader = CacheReader(self.job.cache)
-                there = len(reader.finished_rows("slices")) == self._writer.counts["slices"]
-                if there or time.monotonic() > deadline:
-                    break
-                time.sleep(1.0)
-            self._readers = {self._space: reader}
+            self._readers = {self._space: self._cache.open_reader()}
         return self._readers[self._space]
 
 
@@ -254,14 +265,8 @@ def _teacher_of(job: PrecomputeJob) -> "Teacher":
     return _teacher[1]
 
 
-def _writer_of(job: PrecomputeJob) -> WorkerWriter:
-    try:
-        return WorkerWriter(job.cache, job.token)
-    except CacheMissingError as error:
-        raise ClusterError(
-            f"worker {worker_name()} does not see the cache folder {job.cache}. Put it where all "
-            "machines see it under one name: --set cache.path=FOLDER"
-        ) from error
+def _cache_of(job: PrecomputeJob) -> WorkerCache:
+    return cache_of(job.cache, job.token, job.mirror)
 
 
 def _check_versions(job: PrecomputeJob) -> None:

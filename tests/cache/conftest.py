@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from cache import CacheReader
+from pipeline.object_store import open_remote
 from tests.cache import example
+from tests.cache.s3_server import S3Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,3 +54,24 @@ def start():
     for process in running:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """An S3 server on loopback."""
+    with S3Server(tmp_path_factory.mktemp("bucket")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, request):
+    """Open a folder of the server; by default one of the test's own."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+
+    own = request.node.name.replace("[", "-").strip("]")
+
+    def connect(name=own):
+        return open_remote(f"s3://bucket/{name}", server.options)
+
+    return connect

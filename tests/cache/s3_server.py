@@ -74,6 +74,17 @@ class S3Server:
         self._process.kill()
         self._process.wait()
 
+    def hold(self, *words: str) -> None:
+        """Let uploads of keys that contain all of these words wait; of none, where none is given.
+
+        What is waiting then goes on, that of clients which have died meanwhile included.
+        """
+        held = _held(self._folder)
+        if words:
+            held.write_text("\n".join(words))
+        else:
+            held.unlink()
+
     def file(self, key: str) -> Path:
         """Where an object's content lies."""
         return self._folder / quote(key, safe="")
@@ -81,6 +92,21 @@ class S3Server:
     def keys(self) -> set[str]:
         """All objects."""
         return {unquote(file.name) for file in self._folder.iterdir() if file.suffix != ".part"}
+
+
+def _held(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.held")
+
+
+def _wait(folder: Path, key: str) -> None:
+    while True:
+        try:
+            words = _held(folder).read_text().split("\n")
+        except FileNotFoundError:
+            return
+        if not all(word in key for word in words):
+            return
+        time.sleep(0.01)
 
 
 def _application(folder: Path) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
@@ -95,6 +121,8 @@ def _application(folder: Path) -> Callable[[dict[str, Any], Any], Iterable[bytes
             backend.put_object(BUCKET, unquote(file.name), file.read_bytes())
     application = DomainDispatcherApplication(create_backend_app)
     bucket = f"/{BUCKET}"
+    # moto looks at a condition and then writes; a store does both at once.
+    one_change = threading.Lock()
 
     def persist(key: str) -> None:
         place = folder / quote(key, safe="")
@@ -106,9 +134,8 @@ def _application(folder: Path) -> Callable[[dict[str, Any], Any], Iterable[bytes
         part.write_bytes(found.value)
         part.replace(place)
 
-    def change(environment: dict[str, Any], start: Any) -> Iterable[bytes]:
+    def change(environment: dict[str, Any], start: Any, path: str) -> Iterable[bytes]:
         answer = list(application(environment, start))
-        path = environment.get("PATH_INFO", "")
         if path.rstrip("/") == bucket:  # a request that deletes several
             for file in list(folder.iterdir()):
                 if backend.get_object(BUCKET, unquote(file.name)) is None:
@@ -117,13 +144,13 @@ def _application(folder: Path) -> Callable[[dict[str, Any], Any], Iterable[bytes
             persist(path.removeprefix(f"{bucket}/"))
         return answer
 
-    changing = threading.Lock()  # moto looks at a condition and writes in two steps
-
     def run(environment: dict[str, Any], start: Any) -> Iterable[bytes]:
-        if environment["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
-            with changing:
-                return change(environment, start)
-        return list(application(environment, start))
+        if environment["REQUEST_METHOD"] not in ("PUT", "POST", "DELETE"):
+            return list(application(environment, start))
+        path = environment.get("PATH_INFO", "")
+        _wait(folder, path)
+        with one_change:
+            return change(environment, start, path)
 
     return run
 

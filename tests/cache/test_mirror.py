@@ -33,28 +33,8 @@ from cache.remote_lock import LOCK_OBJECT, RemoteLock, unlock
 from cache.side_files import checked_folder, record_side_files
 from pipeline.object_store import open_remote
 from tests.cache import example
-from tests.cache.s3_server import S3Server
 
 BOUND = 12_000  # a shard of slices takes 7 740 bytes, the whole cache 57 kB
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with S3Server(tmp_path_factory.mktemp("bucket")) as server:
-        yield server
-
-
-@pytest.fixture
-def bucket(server, monkeypatch, request):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-
-    own = request.node.name.replace("[", "-").strip("]")
-
-    def connect(name=own):
-        return open_remote(f"s3://bucket/{name}", server.options)
-
-    return connect
 
 
 def make_remote(folder, remote, *, bound=BOUND, **changes):

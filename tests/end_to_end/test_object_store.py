@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("obstore", reason="the extra s3 is not installed")
 pytest.importorskip("moto.server", reason="moto[server] is not installed")
 
+from cache.patience import Asking
 from cache.remote import RemoteFolder
 from pipeline.cli import main
 from tests.cache.s3_server import S3Server
@@ -21,22 +22,24 @@ pytestmark = pytest.mark.slow
 
 def _interrupt(server, monkeypatch, method, *, shard):
     """Kill the server when a shard's transfer begins; it comes back once that was noticed."""
-    call, tell = getattr(RemoteFolder, method), RemoteFolder._tell
+    call, waits = getattr(RemoteFolder, method), Asking._waits
     numbers, back = itertools.count(1), threading.Thread(target=server.start)
+    killed = threading.Event()
 
     def counted(self, name, *rest):
         if "/c/" in name and next(numbers) == shard:
             server.kill()
+            killed.set()
         return call(self, name, *rest)
 
-    def told(self, *, waiting):
-        tell(self, waiting=waiting)
-        if waiting:
+    def noticed(self, seconds):
+        waits(self, seconds)
+        if killed.is_set():  # and not slow alone
             with suppress(RuntimeError):  # another thread noticed it first
                 back.start()
 
     monkeypatch.setattr(RemoteFolder, method, counted)
-    monkeypatch.setattr(RemoteFolder, "_tell", told)
+    monkeypatch.setattr(Asking, "_waits", noticed)
     return back
 
 

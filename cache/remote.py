@@ -8,19 +8,19 @@ again.
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache.errors import CacheCorruptError
 from cache.patience import Asking, Patience
+from cache.remote_object import ObjectState, RemoteObject, described
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["ObjectState", "RemoteFolder", "RemoteObject"]
+__all__ = ["RemoteFolder"]
 
 ResultT = TypeVar("ResultT")
 
@@ -30,41 +30,6 @@ _ONE_REQUEST_BYTES = 256 << 20  # up to here a file goes up whole, and its ETag 
 _PART_BYTES = 64 << 20
 _SMALL_BYTES = 1 << 20
 _SLOW_BYTES_PER_SECOND = 1e6  # a line on which an answer to an upload is waited for in silence
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectState:
-    """What tells an object from what it was before, and after.
-
-    Attributes:
-        e_tag: as the store gives it; S3 and Azure compare it.
-        version: likewise; Google's store compares it.
-    """
-
-    e_tag: str
-    version: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteObject:
-    """One object.
-
-    Attributes:
-        bytes: its size.
-        e_tag: identity of its content, as the store gives it.
-        modified: seconds since 1970 of its last change, by the store's clock.
-        version: of the object, where the store counts versions.
-    """
-
-    bytes: int
-    e_tag: str
-    modified: float
-    version: str | None = None
-
-    @property
-    def state(self) -> ObjectState:
-        """For ``put_if_same``."""
-        return ObjectState(e_tag=self.e_tag, version=self.version)
 
 
 class RemoteFolder:
@@ -120,7 +85,7 @@ class RemoteFolder:
 
         def call() -> dict[str, RemoteObject]:
             pages = obstore.list(self._store, prefix or None)
-            return {meta["path"]: _object(meta) for page in pages for meta in page}
+            return {meta["path"]: described(meta) for page in pages for meta in page}
 
         return self._in_bucket(f"listing {prefix or '/'}", call)
 
@@ -130,7 +95,7 @@ class RemoteFolder:
 
         def call() -> tuple[dict[str, RemoteObject], tuple[str, ...]]:
             found = obstore.list_with_delimiter(self._store)
-            objects = {meta["path"]: _object(meta) for meta in found["objects"]}
+            objects = {meta["path"]: described(meta) for meta in found["objects"]}
             return objects, tuple(name.rstrip("/") for name in found["common_prefixes"])
 
         return self._in_bucket("listing /", call)
@@ -140,7 +105,7 @@ class RemoteFolder:
         import obstore
 
         try:
-            return self._asking.ask(name, lambda _: _object(obstore.head(self._store, name)))
+            return self._asking.ask(name, lambda _: described(obstore.head(self._store, name)))
         except FileNotFoundError:
             return None
 
@@ -151,7 +116,7 @@ class RemoteFolder:
         def call(answering: Callable[[], None]) -> tuple[bytes, RemoteObject]:
             got = obstore.get(self._store, name)
             answering()
-            return bytes(got.bytes()), _object(got.meta)
+            return bytes(got.bytes()), described(got.meta)
 
         try:
             return self._asking.ask(name, call)
@@ -200,7 +165,7 @@ class RemoteFolder:
         for block in got.stream(min_chunk_size=_BLOCK_BYTES):
             digest.update(memoryview(block))
             take(memoryview(block))
-        return digest.hexdigest(), _object(got.meta)
+        return digest.hexdigest(), described(got.meta)
 
     def put(self, name: str, content: bytes | Path) -> str:
         """Write an object whole and check that it arrived.
@@ -298,15 +263,6 @@ class RemoteFolder:
             return self._asking.ask(what, lambda _: call(), quiet_seconds=quiet_seconds)
         except FileNotFoundError as error:
             raise self._asking.unreachable(what, error) from error
-
-
-def _object(meta: Mapping[str, Any]) -> RemoteObject:
-    return RemoteObject(
-        bytes=meta["size"],
-        e_tag=meta["e_tag"] or "",
-        modified=meta["last_modified"].timestamp(),
-        version=meta["version"],
-    )
 
 
 def _digest(content: bytes | Path, algorithm: str) -> str:

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 
 from cache.errors import CacheCorruptError, CacheLockedError
 from cache.ledger_entry import LedgerEntry, encode_entry
-from cache.remote import ObjectState, RemoteFolder
+from cache.remote import RemoteFolder
 from cache.remote_lock import WORKERS_FOLDER, lock_token
+from cache.remote_object import ObjectState
 from cache.schema import RowSpace
 
 if TYPE_CHECKING:

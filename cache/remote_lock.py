@@ -15,7 +15,8 @@ from typing import Any
 
 from cache.errors import CacheError, CacheLockedError
 from cache.mending import precompute_command
-from cache.remote import ObjectState, RemoteFolder, RemoteObject
+from cache.remote import RemoteFolder
+from cache.remote_object import ObjectState, RemoteObject
 
 __all__ = ["LOCK_OBJECT", "WORKERS_FOLDER", "RemoteLock", "is_of_writers", "lock_token", "unlock"]
 

@@ -5,7 +5,6 @@ killed at any moment loses the shard in hand and nothing else, and the finished 
 same bytes however often it was interrupted.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,19 +15,12 @@ import numpy.typing as npt
 
 from cache.contradiction import refuse_contradiction
 from cache.creation import discard_untrusted, prepare_folder
-from cache.durable import canonical_json, sha256_of_bytes, write_durably
 from cache.errors import CacheMissingError
+from cache.finishing import declare_complete
 from cache.index import CacheIndex
-from cache.layout import (
-    COMPLETE_NAME,
-    STATISTICS_NAME,
-    CacheHeader,
-    CompleteMark,
-    write_complete_mark,
-)
-from cache.ledger import LedgerEntry, cache_digest, entry_path, read_entry
+from cache.layout import COMPLETE_NAME, CacheHeader
+from cache.ledger import LedgerEntry
 from cache.ledger_entry import EntryReader, without_sums
-from cache.ledger_seal import encode_seal, seal_path
 from cache.lock import FolderLock
 from cache.mending import precompute_command
 from cache.mirror import Mirror
@@ -37,9 +29,7 @@ from cache.remote_lock import RemoteLock
 from cache.remote_publish import publish_made
 from cache.schema import CacheSpec, RowSpace
 from cache.shard_writer import ShardWriter
-from cache.side_files import side_files_sha256
-from cache.sizes import check_room, shard_bytes, space_errors
-from cache.statistics import merge_sums
+from cache.sizes import check_room, shard_bytes
 from cache.store import ArrayStore
 from cache.worker_token import give_token, remove_shard_locks, revoke_token
 from cache.worker_writer import published_entry
@@ -287,35 +277,7 @@ class CacheWriter:
                     f"are not written (first: {missing[0]}). Go on: "
                     f"{precompute_command(self.path)}"
                 )
-        statistics = self._statistics()
-        digest = cache_digest(self._header, self._finished)
-        sizes = {key: entry_path(self.path, *key).stat().st_size for key in self._finished}
-        seal = encode_seal(self._finished, sizes)
-        with space_errors(self.path, len(statistics) + len(seal)):
-            write_durably(self.path / STATISTICS_NAME, statistics)
-            write_durably(seal_path(self.path), seal)
-            write_complete_mark(
-                self.path,
-                CompleteMark(
-                    cache_digest=digest,
-                    statistics_sha256=sha256_of_bytes(statistics),
-                    seal_sha256=sha256_of_bytes(seal),
-                    side_files_sha256=side_files_sha256(self.path),
-                ),
-            )
+        digest = declare_complete(self.path, self._header, self._finished)
         self.publish_files()
         self._ended = True
         return digest
-
-    def _statistics(self) -> bytes:
-        arrays = [array for array in self.spec.arrays if array.has_channel_statistics]
-        merged = {
-            array.name: merge_sums(
-                read_entry(entry_path(self.path, array.rows, k), self._header).sums[array.name]
-                for k in range(self.shard_count(array.rows))
-            )
-            for array in arrays
-            if self.shard_count(array.rows)
-        }
-        record = {name: statistics.to_json() for name, statistics in merged.items()}
-        return json.dumps(json.loads(canonical_json(record)), indent=1).encode() + b"\n"

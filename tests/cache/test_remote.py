@@ -11,8 +11,9 @@ pytest.importorskip("obstore", reason="the extra s3 is not installed")
 from obstore.store import GCSStore
 
 from cache.patience import Patience
-from cache.remote import ObjectState, RemoteFolder
+from cache.remote import RemoteFolder
 from cache.remote_lock import LOCK_OBJECT, RemoteLock
+from cache.remote_object import ObjectState
 
 
 class Generations(BaseHTTPRequestHandler):

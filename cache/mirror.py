@@ -25,7 +25,6 @@ from cache.mirror_shards import MirrorShards
 from cache.mirror_sync import MirrorFiles, is_shard
 from cache.remote import RemoteFolder
 from cache.remote_lock import RemoteLock
-from cache.remote_publish import take_over_made
 
 __all__ = ["CACHE_FOLDER", "Mirror", "MirrorFigures"]
 
@@ -261,11 +260,8 @@ class Mirror:
             self.room.arrived(name)
         self.room.unuse(files)
 
-    def lock_for_writing(self, *, replace: bool) -> RemoteLock:
+    def lock_for_writing(self) -> RemoteLock:
         """Become the cache's one writer, and bring the local files up to date.
-
-        Args:
-            replace: remove the cache that is there, whatever it was made from.
 
         Raises:
             CacheLockedError: another process writes it, or uses this mirror.
@@ -274,10 +270,7 @@ class Mirror:
         _ = self.room  # the folder is ours before anything is removed
         lock = RemoteLock(self.remote)
         try:
-            if replace:
-                self.files.remove_all()
             self.sync()
-            take_over_made(self)
         except BaseException:
             lock.release()
             raise

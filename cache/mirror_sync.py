@@ -68,8 +68,8 @@ class MirrorFiles:
         self._state.mkdir(parents=True, exist_ok=True)
         keep_address(self._state.parent, self._remote.url)
         there = self._listed()
-        if HEADER_NAME not in there:
-            self._clear()
+        if HEADER_NAME not in there and not any(map(_is_entry, there)):
+            self._clear()  # else the header alone is gone, and the rows are whoever's they were
             return
         wanted = {name for name in there if not self._same(name, there[name])}
         if HEADER_NAME in wanted:
@@ -155,7 +155,7 @@ class MirrorFiles:
     def _drop_shards_of(self, name: str) -> None:
         """Drop the shard files of a ledger entry that changes or goes."""
         file = self._path / name
-        if not (name.startswith(f"{LEDGER_FOLDER}/") and name != _SEAL and file.is_file()):
+        if not (_is_entry(name) and file.is_file()):
             return
         try:
             with file.open("rb") as opened:
@@ -215,6 +215,10 @@ class MirrorFiles:
             else:
                 item.unlink()
         flush_folder(self._path)
+
+
+def _is_entry(name: str) -> bool:
+    return name.startswith(f"{LEDGER_FOLDER}/") and name != _SEAL
 
 
 def _read_state(file: Path) -> dict[str, list[Any]]:

@@ -206,6 +206,31 @@ def test_workers_of_a_killed_coordinator_are_refused_and_their_shards_taken_over
         assert verify(mirror.path, mirror=mirror).ok
 
 
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_what_workers_have_uploaded_outlives_the_header(tmp_path, bucket, damage):
+    remote = bucket()
+    with (
+        Mirror(tmp_path / "first", remote, max_bytes=BOUND) as mirror,
+        worker_of_a_coordinator_to_be_killed(mirror) as one,
+    ):
+        one.write_shard("slices", 2, values(one, 2))
+    unlock(remote, force=True)
+    if damage == "gone":
+        remote.delete("cache.json")
+    else:
+        remote.put("cache.json", b"{")
+        with (
+            pytest.raises(CacheCorruptError, match=r"cache\.json is damaged"),
+            coordinator(tmp_path / "second", bucket()),
+        ):
+            pass
+        remote.delete("cache.json")
+    with coordinator(tmp_path / "second", bucket()) as (writer, _):
+        assert writer.missing_shards("slices") == (0, 1, 3, 4, 5)
+        assert of_workers(remote) == []
+        assert example.fill(writer) == example.make_cache(tmp_path / "local").digest()
+
+
 @contextmanager
 def worker_of_a_coordinator_to_be_killed(mirror):
     writer = CacheWriter.create_or_resume(

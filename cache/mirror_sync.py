@@ -104,6 +104,8 @@ class MirrorFiles:
         for name in gone:
             del self._known[name]
         changed = {name for name in local if not self._unchanged(name)}
+        if COMPLETE_NAME in changed and self._mark_differs():
+            self._remote.delete(COMPLETE_NAME)  # what it stands for changes before it does
         last = (HEADER_NAME, _SEAL, COMPLETE_NAME)
         self._upload(pool, sorted(changed - set(last)))
         for name in last:
@@ -151,6 +153,11 @@ class MirrorFiles:
         except FileNotFoundError:
             return False
         return known is not None and known[1:] == [status.st_size, status.st_mtime_ns]
+
+    def _mark_differs(self) -> bool:
+        known = self._known.get(COMPLETE_NAME)
+        content = (self._path / COMPLETE_NAME).read_bytes()
+        return known is not None and not self._remote.holds(COMPLETE_NAME, content, known[0])
 
     def _drop_shards_of(self, name: str) -> None:
         """Drop the shard files of a ledger entry that changes or goes."""

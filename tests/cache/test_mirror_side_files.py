@@ -1,0 +1,59 @@
+"""Files beside the rows of a cache on an object store are written anew, and that is stopped."""
+
+import pytest
+
+pytest.importorskip("obstore", reason="the extra s3 is not installed")
+pytest.importorskip("moto.server", reason="moto[server] is not installed")
+
+from cache import CacheReader, CacheWriter, verify
+from cache.mirror import Mirror
+from cache.side_files import checked_folder, record_side_files
+from tests.cache import example
+
+NAME = "teacher/config.json"
+
+
+class KilledError(Exception):
+    """The writer is killed here."""
+
+
+def write(folder, remote, text):
+    """Write the cache, or a teacher's folder into the one that is there."""
+    with (
+        Mirror(folder, remote, max_bytes=100_000) as mirror,
+        CacheWriter.create_or_resume(
+            mirror.path, example.make_spec(), example.make_index(), mirror=mirror
+        ) as writer,
+    ):
+        (mirror.path / NAME).parent.mkdir(exist_ok=True)
+        (mirror.path / NAME).write_text(text)
+        record_side_files(mirror.path, [NAME])
+        example.fill(writer)
+
+
+@pytest.mark.parametrize("killed_at", range(5))
+def test_a_store_never_declares_what_is_not_there(tmp_path, bucket, monkeypatch, killed_at):
+    write(tmp_path / "mirror", bucket(), "one")
+    remote = bucket()
+    put, done = remote.put, []
+
+    def die(name, content):
+        if len(done) == killed_at:
+            raise KilledError
+        done.append(name)
+        return put(name, content)
+
+    monkeypatch.setattr(remote, "put", die)
+    with pytest.raises(KilledError):
+        write(tmp_path / "mirror", remote, "other")
+    with Mirror(tmp_path / "reader", bucket(), max_bytes=100_000) as mirror:
+        mirror.sync()
+        report = verify(mirror.path, mirror=mirror)
+        assert report.ok or not report.finished
+        assert not CacheReader(mirror.path, mirror=mirror).complete
+    write(tmp_path / "mirror", bucket(), "other")
+    with Mirror(tmp_path / "reader", bucket(), max_bytes=100_000) as mirror:
+        mirror.sync()
+        assert verify(mirror.path, mirror=mirror).ok
+        assert CacheReader(mirror.path, mirror=mirror).complete
+        assert (checked_folder(mirror.path, "teacher") / "config.json").read_text() == "other"

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,14 +67,10 @@ class RemoteFolder:
         self._asking = Asking(self.url, patience or Patience(), note)
 
     def within(self, seconds: float) -> "RemoteFolder":
-        """Give the same folder, asked again for so long only where the store does not answer."""
-        return RemoteFolder(
-            self._store,
-            self.url,
-            sender=self._sender,
-            patience=Patience(first_seconds=seconds, seconds=seconds),
-            reopen=self.reopen,
-        )
+        """Give the same folder, asked again for so long at most where the store is silent."""
+        folder = copy(self)
+        folder._asking = self._asking.within(seconds)
+        return folder
 
     def close(self) -> None:
         """Let requests that wait for the store give up at once."""

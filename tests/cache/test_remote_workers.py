@@ -110,6 +110,21 @@ def test_a_worker_takes_the_folder_that_another_one_has_left(tmp_path, bucket):
             assert again.path in places
 
 
+def test_a_worker_that_cannot_sync_leaves_its_folder_free(tmp_path, bucket, monkeypatch):
+    def fail(mirror):
+        raise KilledError
+
+    with coordinator(tmp_path / "mirror", bucket()) as (_, mirror):
+        known = WorkerMirror.beside(mirror)
+        for _ in range(2):
+            with monkeypatch.context() as patch:
+                patch.setattr(Mirror, "sync", fail)
+                with pytest.raises(KilledError):
+                    known.open()
+        with known.open() as own:
+            assert [folder.name for folder in known.folder.iterdir()] == [own.path.parent.name]
+
+
 def test_no_credential_goes_to_another_machine(tmp_path, server, bucket, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-word")
     monkeypatch.setenv("AWS_ENDPOINT", server.url)

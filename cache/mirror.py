@@ -102,13 +102,16 @@ class Mirror:
             peak_bytes=room.peak if room else 0,
         )
 
-    def sync(self) -> None:
+    def sync(self, *, thorough: bool = False) -> None:
         """Bring everything but shards up to date, as far as it changed.
+
+        Args:
+            thorough: compare the bytes here too, and fetch again what is damaged on this disk.
 
         Raises:
             CacheUnreachableError: the store does not answer.
         """
-        self.files.pull(self.pool)
+        self.files.pull(self.pool, thorough=thorough)
 
     @property
     def pool(self) -> ThreadPoolExecutor:

@@ -58,8 +58,12 @@ class MirrorFiles:
         self._drop = drop
         self._known: dict[str, list[Any]] = _read_state(state / _STATE_NAME)
 
-    def pull(self, pool: Executor) -> None:
+    def pull(self, pool: Executor, *, thorough: bool = False) -> None:
         """Make the local files those of the store.
+
+        Args:
+            pool: asks the store.
+            thorough: compare the bytes of files that look as they were left, too.
 
         Raises:
             CacheUnreachableError: the store does not answer.
@@ -67,6 +71,8 @@ class MirrorFiles:
         self._path.mkdir(parents=True, exist_ok=True)
         self._state.mkdir(parents=True, exist_ok=True)
         keep_address(self._state.parent, self._remote.url)
+        if thorough:
+            self._forget_damaged(pool)
         there = self._listed()
         if HEADER_NAME not in there and not any(map(_is_entry, there)):
             self._clear()  # else the header alone is gone, and the rows are whoever's they were
@@ -158,6 +164,17 @@ class MirrorFiles:
         known = self._known.get(COMPLETE_NAME)
         content = (self._path / COMPLETE_NAME).read_bytes()
         return known is not None and not self._remote.holds(COMPLETE_NAME, content, known[0])
+
+    def _forget_damaged(self, pool: Executor) -> None:
+        """Forget files of other bytes than when they were fetched, though nothing else tells."""
+
+        def whole(name: str) -> bool:
+            return self._remote.holds(name, self._path / name, self._known[name][0])
+
+        names = [name for name in self._known if self._unchanged(name)]
+        for name, sound in zip(names, pool.map(whole, names), strict=True):
+            if not sound:
+                del self._known[name]
 
     def _drop_shards_of(self, name: str) -> None:
         """Drop the shard files of a ledger entry that changes or goes."""

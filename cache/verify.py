@@ -73,10 +73,13 @@ def verify(
         CacheMissingError: there is no cache.
         CacheStaleError: it was written by a newer version.
         CacheCorruptError: ``cache.json`` itself is damaged.
+        CacheUnreachableError: the object store does not answer.
         ValueError: ``sample`` is not a share.
     """
     if sample is not None and not 0 < sample <= 1:
         raise ValueError(f"sample is a share above 0 and up to 1, not {sample}")
+    if mirror is not None:  # what is damaged on this disk alone is no damage of the cache
+        mirror.sync(thorough=True)
     header = read_header(path)
     # Before the ledger: a writer at work may finish in between.
     mark = _completion_mark(path)

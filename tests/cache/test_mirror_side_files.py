@@ -1,5 +1,7 @@
 """Files beside the rows of a cache on an object store are written anew, and that is stopped."""
 
+import os
+
 import pytest
 
 pytest.importorskip("obstore", reason="the extra s3 is not installed")
@@ -57,3 +59,18 @@ def test_a_store_never_declares_what_is_not_there(tmp_path, bucket, monkeypatch,
         assert verify(mirror.path, mirror=mirror).ok
         assert CacheReader(mirror.path, mirror=mirror).complete
         assert (checked_folder(mirror.path, "teacher") / "config.json").read_text() == "other"
+
+
+@pytest.mark.parametrize("name", [NAME, "index/slices.parquet", "arrays/image/zarr.json"])
+def test_what_is_damaged_on_this_disk_alone_is_fetched_again(tmp_path, bucket, name):
+    write(tmp_path / "writer", bucket(), "one")
+    with Mirror(tmp_path / "reader", bucket(), max_bytes=100_000) as mirror:
+        mirror.sync()
+        file = mirror.path / name
+        whole, status = file.read_bytes(), file.stat()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        mirror.sync()
+        assert not verify(mirror.path).ok
+        assert verify(mirror.path, mirror=mirror).ok
+        assert file.read_bytes() == whole

@@ -268,7 +268,9 @@ def test_an_ended_coordinators_workers_are_refused(tmp_path, bucket):
     ):
         token = writer.share()
         writer.close()
-        with pytest.raises(CacheLockedError, match="permission to write is over"):
+        with pytest.raises(
+            CacheLockedError, match=r"permission to write is over.*-c CONFIG --set cache\.path=s3:"
+        ):
             one.write_shard("slices", 0, values(one))
         with pytest.raises(CacheLockedError, match="permission to write is over"):
             RemotePermission(mirror, token).check()

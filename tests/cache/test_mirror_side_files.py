@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("obstore", reason="the extra s3 is not installed")
 pytest.importorskip("moto.server", reason="moto[server] is not installed")
 
-from cache import CacheReader, CacheWriter, verify
+from cache import CacheCorruptError, CacheReader, CacheWriter, verify
 from cache.mirror import Mirror
 from cache.side_files import checked_folder, record_side_files
 from tests.cache import example
@@ -61,7 +61,9 @@ def test_a_store_never_declares_what_is_not_there(tmp_path, bucket, monkeypatch,
         assert (checked_folder(mirror.path, "teacher") / "config.json").read_text() == "other"
 
 
-@pytest.mark.parametrize("name", [NAME, "index/slices.parquet", "arrays/image/zarr.json"])
+@pytest.mark.parametrize(
+    "name", [NAME, "index/slices.parquet", "arrays/image/zarr.json", "cache.json"]
+)
 def test_what_is_damaged_on_this_disk_alone_is_fetched_again(tmp_path, bucket, name):
     write(tmp_path / "writer", bucket(), "one")
     with Mirror(tmp_path / "reader", bucket(), max_bytes=100_000) as mirror:
@@ -71,6 +73,10 @@ def test_what_is_damaged_on_this_disk_alone_is_fetched_again(tmp_path, bucket, n
         file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
         mirror.sync()
-        assert not verify(mirror.path).ok
+        if name == "cache.json":
+            with pytest.raises(CacheCorruptError, match=r"cache\.json is damaged"):
+                verify(mirror.path)
+        else:
+            assert not verify(mirror.path).ok
         assert verify(mirror.path, mirror=mirror).ok
         assert file.read_bytes() == whole

@@ -204,8 +204,10 @@ class MirrorFiles:
         def get(name: str) -> None:
             file = self._path / name
             found = self._remote.read(name)
-            if found is None:
-                return  # removed since it was listed, or damage that reading and verify name
+            if found is None:  # removed since it was listed, or damage that verify names
+                file.unlink(missing_ok=True)
+                self._known.pop(name, None)
+                return
             file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(file, found[0])
             self.remember(name, found[1].e_tag)

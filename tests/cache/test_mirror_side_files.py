@@ -80,3 +80,17 @@ def test_what_is_damaged_on_this_disk_alone_is_fetched_again(tmp_path, bucket, n
             assert not verify(mirror.path).ok
         assert verify(mirror.path, mirror=mirror).ok
         assert file.read_bytes() == whole
+
+
+def test_a_mark_that_goes_while_it_is_asked_for_goes_here_too(tmp_path, bucket, monkeypatch):
+    write(tmp_path / "writer", bucket(), "one")
+    with Mirror(tmp_path / "reader", bucket(), max_bytes=100_000) as mirror:
+        mirror.sync()
+        write(tmp_path / "writer", bucket(), "other")
+        read = mirror.remote.read
+        monkeypatch.setattr(
+            mirror.remote, "read", lambda name: None if name == "complete.json" else read(name)
+        )
+        mirror.sync()
+        assert not CacheReader(mirror.path, mirror=mirror).complete
+        assert (checked_folder(mirror.path, "teacher") / "config.json").read_text() == "other"

@@ -19,7 +19,7 @@ from cache.address import CACHE_FOLDER, STATE_FOLDER
 from cache.errors import CacheError, CacheLockedError
 from cache.layout import ARRAYS_FOLDER
 from cache.ledger_entry import ShardFile
-from cache.lock import FolderLock
+from cache.lock import FolderLock, in_turn
 from cache.mirror_room import MirrorFigures, MirrorRoom
 from cache.mirror_shards import MirrorShards
 from cache.mirror_sync import MirrorFiles, is_shard
@@ -109,9 +109,10 @@ class Mirror:
             thorough: compare the bytes here too, and fetch again what is damaged on this disk.
 
         Raises:
+            CacheLockedError: another process is fetching the cache for the first time.
             CacheUnreachableError: the store does not answer.
         """
-        self.files.pull(self.pool, thorough=thorough)
+        self.files.pull(self.pool, thorough=thorough, ours=self._lock is not None)
 
     @property
     def pool(self) -> ThreadPoolExecutor:
@@ -137,7 +138,8 @@ class Mirror:
     def _claim(self) -> MirrorRoom:
         self._state.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = FolderLock(self._state)
+            with in_turn(self._state):
+                self._lock = FolderLock(self._state)
         except CacheLockedError as error:
             raise CacheLockedError(
                 f"{self._state.parent}: another process uses this mirror of {self.remote.url}. "

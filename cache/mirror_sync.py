@@ -15,7 +15,7 @@ from typing import Any
 from cache.address import keep_address
 from cache.creation import open_store
 from cache.durable import TEMPORARY_SUFFIX, flush_folder, write_durably
-from cache.errors import CacheError
+from cache.errors import CacheError, CacheLockedError
 from cache.layout import (
     ARRAYS_FOLDER,
     COMPLETE_NAME,
@@ -24,7 +24,7 @@ from cache.layout import (
     read_header,
 )
 from cache.ledger_seal import SEAL_NAME
-from cache.lock import LOCK_NAME
+from cache.lock import LOCK_NAME, in_turn, is_held
 from cache.remote import RemoteFolder
 from cache.remote_lock import LOCK_OBJECT, WORKERS_FOLDER, is_of_writers
 
@@ -58,18 +58,36 @@ class MirrorFiles:
         self._drop = drop
         self._known: dict[str, list[Any]] = _read_state(state / _STATE_NAME)
 
-    def pull(self, pool: Executor, *, thorough: bool = False) -> None:
+    def pull(self, pool: Executor, *, thorough: bool = False, ours: bool = True) -> None:
         """Make the local files those of the store.
 
         Args:
             pool: asks the store.
             thorough: compare the bytes of files that look as they were left, too.
+            ours: whether this process holds the mirror's lock. Under one that does, a writer or
+                who trains, nothing is touched: what is there is what that one sees.
 
         Raises:
+            CacheLockedError: another process holds the lock, and no cache is there yet.
             CacheUnreachableError: the store does not answer.
         """
         self._path.mkdir(parents=True, exist_ok=True)
         self._state.mkdir(parents=True, exist_ok=True)
+        if ours:
+            self._pull(pool, thorough)
+            return
+        with in_turn(self._state):
+            if not is_held(self._state):
+                self._known = _read_state(self._state / _STATE_NAME)  # another may have been here
+                self._pull(pool, thorough)
+            elif not (self._path / HEADER_NAME).is_file():
+                raise CacheLockedError(
+                    f"{self._state.parent}: another process has just begun to use this mirror of "
+                    f"{self._remote.url}, and no cache is there yet. Type the command again in a "
+                    "moment"
+                )
+
+    def _pull(self, pool: Executor, thorough: bool) -> None:
         keep_address(self._state.parent, self._remote.url)
         if thorough:
             self._forget_damaged(pool)

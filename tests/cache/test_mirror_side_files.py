@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("obstore", reason="the extra s3 is not installed")
 pytest.importorskip("moto.server", reason="moto[server] is not installed")
 
-from cache import CacheCorruptError, CacheReader, CacheWriter, verify
+from cache import CacheCorruptError, CacheLockedError, CacheReader, CacheWriter, verify
 from cache.mirror import Mirror
 from cache.side_files import checked_folder, record_side_files
 from tests.cache import example
@@ -94,3 +94,32 @@ def test_a_mark_that_goes_while_it_is_asked_for_goes_here_too(tmp_path, bucket, 
         mirror.sync()
         assert not CacheReader(mirror.path, mirror=mirror).complete
         assert (checked_folder(mirror.path, "teacher") / "config.json").read_text() == "other"
+
+
+def test_who_only_looks_touches_nothing_of_a_writer_at_work(tmp_path, bucket):
+    write(tmp_path / "mirror", bucket(), "one")
+    with Mirror(tmp_path / "mirror", bucket(), max_bytes=100_000) as mirror:
+        writer = CacheWriter.create_or_resume(
+            mirror.path, example.make_spec(), example.make_index(), mirror=mirror
+        )
+        (mirror.path / NAME).write_text("other")
+        (mirror.path / "teacher" / "new.json").write_text("new")
+        with Mirror(tmp_path / "mirror", bucket(), max_bytes=100_000) as looking:
+            looking.sync()
+            assert CacheReader(looking.path).complete
+        assert (mirror.path / NAME).read_text() == "other"
+        assert (mirror.path / "teacher" / "new.json").read_text() == "new"
+        writer.close()
+    with Mirror(tmp_path / "mirror", bucket(), max_bytes=100_000) as looking:
+        looking.sync()
+        assert (looking.path / NAME).read_text() == "one"
+
+
+def test_who_only_looks_waits_for_a_first_fetch(tmp_path, bucket):
+    with Mirror(tmp_path / "mirror", bucket(), max_bytes=100_000) as mirror:
+        _ = mirror.room
+        with (
+            Mirror(tmp_path / "mirror", bucket(), max_bytes=100_000) as looking,
+            pytest.raises(CacheLockedError, match="Type the command again in a moment"),
+        ):
+            looking.sync()

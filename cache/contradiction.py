@@ -7,6 +7,7 @@ came from another run of the same settings, say. Nobody may put a new mark over 
 from collections.abc import Mapping
 from pathlib import Path
 
+from cache.address import place_of
 from cache.errors import CacheCorruptError
 from cache.layout import COMPLETE_NAME, CacheHeader, CompleteMark, read_complete_mark
 from cache.ledger import LedgerEntry, cache_digest
@@ -49,9 +50,9 @@ def contradicting_shards(
     )
     if whole and not others:
         raise CacheCorruptError(
-            f"{path}: {COMPLETE_NAME} can be read, and the ledger is not the one that the cache "
-            "was finished with; which of the two is right cannot be told here. Copy both from "
-            "where the cache is sound, or make it anew: "
+            f"{place_of(path)}: {COMPLETE_NAME} can be read, and the ledger is not the one that "
+            "the cache was finished with; which of the two is right cannot be told here. Copy both "
+            "from where the cache is sound, or make it anew: "
             f"{precompute_command(path)} --force precompute"
         )
     return others
@@ -74,8 +75,8 @@ def refuse_contradiction(
         space, shard = others[0]
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise CacheCorruptError(
-            f"{path}: {space} shard {shard}{more}: not those that the cache was finished with. "
-            f"Make them again: {repair_command(path)}"
+            f"{place_of(path)}: {space} shard {shard}{more}: not those that the cache was finished "
+            f"with. Make them again: {repair_command(path)}"
         )
 
 

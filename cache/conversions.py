@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cache.address import place_of
 from cache.encoding import stored_word
 from cache.errors import CacheCorruptError
 from cache.levels import STORED_LEVELS, level_of
@@ -104,8 +105,8 @@ def read_origins(cache: Path) -> tuple[Origin, ...]:
 def unknown_origin(cache: Path, problem: str) -> CacheCorruptError:
     """Make the error of a cache whose ``converted.json`` cannot be trusted: nothing else tells."""
     return CacheCorruptError(
-        f"{cache / CONVERTED_NAME} {problem}: what this cache was converted from cannot be told. "
-        "Convert once more into another folder, or make it anew: "
+        f"{place_of(cache / CONVERTED_NAME)} {problem}: what this cache was converted from cannot "
+        "be told. Convert once more into another folder, or make it anew: "
         f"{precompute_command(cache)} --force precompute"
     )
 

@@ -4,7 +4,7 @@ Both directions keep the order of writing: a shard's files before its ledger ent
 before the completion mark. What is finished at the destination is not copied again.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,7 @@ from cache.mending import repair_command
 from cache.mirror_sync import is_shard
 from cache.remote import RemoteFolder
 from cache.remote_lock import RemoteLock, is_of_writers
+from cache.remote_object import RemoteObject
 from cache.side_files import side_files_problems
 from cache.sizes import check_room
 
@@ -69,14 +70,19 @@ def upload_cache(path: Path, remote: RemoteFolder, *, progress: Advance | None =
             if there is not None and there[0] != content:
                 raise _other(remote.url)
             known = remote.list(LEDGER_FOLDER)
-            entries = [
-                entry
-                for key, entry in sorted(ledger.entries.items())
-                if _name(path, entry_path(path, *key)) not in known
-            ]
+            mark = remote.head(COMPLETE_NAME)
+            known |= {} if mark is None else {COMPLETE_NAME: mark}
             with _threads(remote) as pool:
                 if there is None:
+                    _refuse_other_rows(remote, known, EntryReader(header), path)
                     remote.put(HEADER_NAME, content)
+                wanted = {_name(path, entry_path(path, *key)): key for key in ledger.entries}
+                alike = _alike(path, remote, known, [COMPLETE_NAME, *wanted], pool)
+                remote.delete(*{COMPLETE_NAME} & known.keys() - alike)
+                remote.delete(*wanted.keys() & known.keys() - alike)
+                entries = [
+                    ledger.entries[key] for name, key in sorted(wanted.items()) if name not in alike
+                ]
                 for done, entry in enumerate(entries):
                     remote_lock.check()
                     _upload_shard(path, remote, entry, pool)
@@ -86,7 +92,7 @@ def upload_cache(path: Path, remote: RemoteFolder, *, progress: Advance | None =
                     name
                     for name in (_name(path, file) for file in path.rglob("*") if file.is_file())
                     if not is_shard(name)
-                    and not (name.startswith(f"{LEDGER_FOLDER}/") and name.endswith(".json"))
+                    and not _is_entry(name)
                     and name not in (LOCK_NAME, HEADER_NAME, *_LAST)
                 )
                 list(pool.map(remote.put, names, [path / name for name in names]))
@@ -98,6 +104,38 @@ def upload_cache(path: Path, remote: RemoteFolder, *, progress: Advance | None =
     finally:
         lock.release()
     return len(entries)
+
+
+def _alike(
+    path: Path,
+    remote: RemoteFolder,
+    there: Mapping[str, RemoteObject],
+    names: Iterable[str],
+    pool: ThreadPoolExecutor,
+) -> set[str]:
+    """Give the names of what is the same in the folder and in the store.
+
+    Entries of one shard may differ: its rows were made again, on another machine.
+    """
+    both = [name for name in names if name in there and _has(path, name)]
+    same = pool.map(lambda name: remote.holds(name, path / name, there[name].e_tag), both)
+    return {name for name, alike in zip(both, same, strict=True) if alike}
+
+
+def _refuse_other_rows(
+    remote: RemoteFolder, known: Iterable[str], reader: EntryReader, path: Path
+) -> None:
+    """Refuse a store that lost its header, and whose rows are of another cache."""
+    for name in sorted(name for name in known if _is_entry(name)):
+        content = remote.read(name)
+        try:
+            if content is not None:
+                reader.parse(path / name, content[0])
+                return
+        except CacheStaleError as error:
+            raise _other(remote.url) from error
+        except CacheCorruptError:
+            continue  # the next one tells
 
 
 def _upload_shard(
@@ -150,14 +188,18 @@ def download_cache(remote: RemoteFolder, path: Path, *, progress: Advance | None
     try:
         write_durably(path / HEADER_NAME, found[0])
         header = read_header(path)
-        entries = [name for name in objects if name.startswith(f"{LEDGER_FOLDER}/")]
-        missing = [name for name in entries if name.endswith(".json") and not _has(path, name)]
+        entries = [name for name in objects if _is_entry(name)]
         plain = [
             name
             for name in objects
-            if not is_shard(name) and name not in (HEADER_NAME, *_LAST) and name not in entries
+            if not is_shard(name) and name not in (HEADER_NAME, *_LAST) and not _is_entry(name)
         ]
         with _threads(remote) as pool:
+            alike = _alike(path, remote, objects, [COMPLETE_NAME, *entries], pool)
+            missing = [name for name in entries if name not in alike]
+            for name in (COMPLETE_NAME, *missing):
+                if name not in alike:
+                    (path / name).unlink(missing_ok=True)
             list(pool.map(lambda name: _download(remote, path, name), plain))
             for done, name in enumerate(sorted(missing)):
                 _download_shard(remote, path, header, name, pool)
@@ -230,6 +272,10 @@ def _check_side_files(path: Path) -> None:
         raise CacheCorruptError(
             f"{path / name} {problem}. Mend the cache that was copied: {repair_command(path)}"
         )
+
+
+def _is_entry(name: str) -> bool:
+    return name.startswith(f"{LEDGER_FOLDER}/") and name.endswith(".json")
 
 
 def _has(path: Path, name: str) -> bool:

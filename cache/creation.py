@@ -36,7 +36,13 @@ from cache.store import ArrayStore
 from cache.worker_token import TOKEN_NAME, remove_shard_locks, revoke_token
 from cache.zarr_store import ZarrStore
 
-__all__ = ["discard_untrusted", "open_store", "prepare_folder", "shard_problem"]
+__all__ = [
+    "discard_untrusted",
+    "open_store",
+    "prepare_folder",
+    "refuse_other_folder",
+    "shard_problem",
+]
 
 
 def open_store(path: Path, header: CacheHeader) -> ArrayStore:
@@ -64,7 +70,7 @@ def prepare_folder(
     """
     with space_errors(path, 0):
         path.mkdir(parents=True, exist_ok=True)
-        _refuse_other_folder(path, spec, index)
+        refuse_other_folder(path, spec, index)
         lock = FolderLock(path)
         try:
             # First of all, so that no worker of an earlier writer publishes in between.
@@ -79,14 +85,20 @@ def prepare_folder(
     return lock, header, store
 
 
-def _refuse_other_folder(path: Path, spec: CacheSpec, index: CacheIndex) -> None:
+def refuse_other_folder(path: Path, spec: CacheSpec, index: CacheIndex) -> None:
+    """Refuse a folder without a header that is neither empty nor of this cache.
+
+    Raises:
+        CacheStaleError: it has rows of other settings.
+        CacheMissingError: it has other files.
+    """
     if (path / HEADER_NAME).exists() or _ledger_is_of(path, spec, index):
         return
     others = sorted(item.name for item in path.iterdir() if not _is_header_leftover(item))
     if LEDGER_FOLDER in others:
         raise CacheStaleError(
-            f"{path} holds a cache that lost its {HEADER_NAME}, and its rows are of other "
-            "settings. Nothing was touched. Put it back with the config that made the cache: "
+            f"{place_of(path)} holds a cache that lost its {HEADER_NAME}, and its rows are of "
+            "other settings. Nothing was touched. Put it back with the config that made the cache: "
             f"{repair_command(path)}; or use another folder: --set cache.path=FOLDER"
         )
     if others:

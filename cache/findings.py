@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.address import place_of
 from cache.errors import CacheCorruptError
 from cache.mending import repair_command
 from cache.schema import RowSpace
@@ -70,6 +71,6 @@ class VerifyReport:
         if self.bad:
             first = "; ".join(str(part) for part in self.bad[:3])
             raise CacheCorruptError(
-                f"{path}: {len(self.bad)} bad parts: {first}. Make exactly these again: "
+                f"{place_of(path)}: {len(self.bad)} bad parts: {first}. Make exactly these again: "
                 f"{repair_command(path)}"
             )

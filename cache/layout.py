@@ -108,8 +108,8 @@ def read_header(path: Path) -> CacheHeader:
     if not file.is_file():
         if next((path / LEDGER_FOLDER).glob("*-*.json"), None) is not None:
             raise CacheCorruptError(
-                f"{path}: {HEADER_NAME} is missing, the rows are there. Write it again, keeping "
-                f"all rows: {repair_command(path)}"
+                f"{place_of(path)}: {HEADER_NAME} is missing, the rows are there. Write it again, "
+                f"keeping all rows: {repair_command(path)}"
             )
         raise CacheMissingError(
             f"{place_of(path)}: no cache here ({HEADER_NAME} is missing). "

@@ -1,13 +1,17 @@
 """One writer per cache folder."""
 
 import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cache.errors import CacheLockedError
 
-__all__ = ["LOCK_NAME", "FolderLock"]
+__all__ = ["LOCK_NAME", "FolderLock", "in_turn", "is_held"]
 
 LOCK_NAME = ".lock"
+_TURN_NAME = ".turn"
 
 
 class FolderLock:
@@ -46,3 +50,27 @@ class FolderLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def is_held(folder: Path) -> bool:
+    """Whether somebody holds a folder's lock now."""
+    if sys.platform == "win32":
+        return False  # nobody can
+    try:
+        FolderLock(folder).release()
+    except CacheLockedError:
+        return True
+    return False
+
+
+@contextmanager
+def in_turn(folder: Path) -> Generator[None, None, None]:
+    """Wait until no other process is in such a block of the same folder."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (folder / _TURN_NAME).open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

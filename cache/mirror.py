@@ -19,13 +19,12 @@ from cache.address import CACHE_FOLDER, STATE_FOLDER
 from cache.errors import CacheError, CacheLockedError
 from cache.layout import ARRAYS_FOLDER
 from cache.ledger_entry import ShardFile
-from cache.lock import FolderLock
+from cache.lock import FolderLock, in_turn
 from cache.mirror_room import MirrorFigures, MirrorRoom
 from cache.mirror_shards import MirrorShards
 from cache.mirror_sync import MirrorFiles, is_shard
 from cache.remote import RemoteFolder
 from cache.remote_lock import RemoteLock
-from cache.remote_publish import take_over_made
 
 __all__ = ["CACHE_FOLDER", "Mirror", "MirrorFigures"]
 
@@ -103,13 +102,17 @@ class Mirror:
             peak_bytes=room.peak if room else 0,
         )
 
-    def sync(self) -> None:
+    def sync(self, *, thorough: bool = False) -> None:
         """Bring everything but shards up to date, as far as it changed.
 
+        Args:
+            thorough: compare the bytes here too, and fetch again what is damaged on this disk.
+
         Raises:
+            CacheLockedError: another process is fetching the cache for the first time.
             CacheUnreachableError: the store does not answer.
         """
-        self.files.pull(self.pool)
+        self.files.pull(self.pool, thorough=thorough, ours=self._lock is not None)
 
     @property
     def pool(self) -> ThreadPoolExecutor:
@@ -135,7 +138,8 @@ class Mirror:
     def _claim(self) -> MirrorRoom:
         self._state.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = FolderLock(self._state)
+            with in_turn(self._state):
+                self._lock = FolderLock(self._state)
         except CacheLockedError as error:
             raise CacheLockedError(
                 f"{self._state.parent}: another process uses this mirror of {self.remote.url}. "
@@ -261,11 +265,8 @@ class Mirror:
             self.room.arrived(name)
         self.room.unuse(files)
 
-    def lock_for_writing(self, *, replace: bool) -> RemoteLock:
+    def lock_for_writing(self) -> RemoteLock:
         """Become the cache's one writer, and bring the local files up to date.
-
-        Args:
-            replace: remove the cache that is there, whatever it was made from.
 
         Raises:
             CacheLockedError: another process writes it, or uses this mirror.
@@ -274,10 +275,7 @@ class Mirror:
         _ = self.room  # the folder is ours before anything is removed
         lock = RemoteLock(self.remote)
         try:
-            if replace:
-                self.files.remove_all()
             self.sync()
-            take_over_made(self)
         except BaseException:
             lock.release()
             raise

@@ -15,7 +15,7 @@ from typing import Any
 from cache.address import keep_address
 from cache.creation import open_store
 from cache.durable import TEMPORARY_SUFFIX, flush_folder, write_durably
-from cache.errors import CacheError
+from cache.errors import CacheError, CacheLockedError
 from cache.layout import (
     ARRAYS_FOLDER,
     COMPLETE_NAME,
@@ -24,7 +24,7 @@ from cache.layout import (
     read_header,
 )
 from cache.ledger_seal import SEAL_NAME
-from cache.lock import LOCK_NAME
+from cache.lock import LOCK_NAME, in_turn, is_held
 from cache.remote import RemoteFolder
 from cache.remote_lock import LOCK_OBJECT, WORKERS_FOLDER, is_of_writers
 
@@ -58,18 +58,42 @@ class MirrorFiles:
         self._drop = drop
         self._known: dict[str, list[Any]] = _read_state(state / _STATE_NAME)
 
-    def pull(self, pool: Executor) -> None:
+    def pull(self, pool: Executor, *, thorough: bool = False, ours: bool = True) -> None:
         """Make the local files those of the store.
 
+        Args:
+            pool: asks the store.
+            thorough: compare the bytes of files that look as they were left, too.
+            ours: whether this process holds the mirror's lock. Under one that does, a writer or
+                who trains, nothing is touched: what is there is what that one sees.
+
         Raises:
+            CacheLockedError: another process holds the lock, and no cache is there yet.
             CacheUnreachableError: the store does not answer.
         """
         self._path.mkdir(parents=True, exist_ok=True)
         self._state.mkdir(parents=True, exist_ok=True)
+        if ours:
+            self._pull(pool, thorough)
+            return
+        with in_turn(self._state):
+            if not is_held(self._state):
+                self._known = _read_state(self._state / _STATE_NAME)  # another may have been here
+                self._pull(pool, thorough)
+            elif not (self._path / HEADER_NAME).is_file():
+                raise CacheLockedError(
+                    f"{self._state.parent}: another process has just begun to use this mirror of "
+                    f"{self._remote.url}, and no cache is there yet. Type the command again in a "
+                    "moment"
+                )
+
+    def _pull(self, pool: Executor, thorough: bool) -> None:
         keep_address(self._state.parent, self._remote.url)
+        if thorough:
+            self._forget_damaged(pool)
         there = self._listed()
-        if HEADER_NAME not in there:
-            self._clear()
+        if HEADER_NAME not in there and not any(map(_is_entry, there)):
+            self._clear()  # else the header alone is gone, and the rows are whoever's they were
             return
         wanted = {name for name in there if not self._same(name, there[name])}
         if HEADER_NAME in wanted:
@@ -104,6 +128,8 @@ class MirrorFiles:
         for name in gone:
             del self._known[name]
         changed = {name for name in local if not self._unchanged(name)}
+        if COMPLETE_NAME in changed and self._mark_differs():
+            self._remote.delete(COMPLETE_NAME)  # what it stands for changes before it does
         last = (HEADER_NAME, _SEAL, COMPLETE_NAME)
         self._upload(pool, sorted(changed - set(last)))
         for name in last:
@@ -152,10 +178,26 @@ class MirrorFiles:
             return False
         return known is not None and known[1:] == [status.st_size, status.st_mtime_ns]
 
+    def _mark_differs(self) -> bool:
+        known = self._known.get(COMPLETE_NAME)
+        content = (self._path / COMPLETE_NAME).read_bytes()
+        return known is not None and not self._remote.holds(COMPLETE_NAME, content, known[0])
+
+    def _forget_damaged(self, pool: Executor) -> None:
+        """Forget files of other bytes than when they were fetched, though nothing else tells."""
+
+        def whole(name: str) -> bool:
+            return self._remote.holds(name, self._path / name, self._known[name][0])
+
+        names = [name for name in self._known if self._unchanged(name)]
+        for name, sound in zip(names, pool.map(whole, names), strict=True):
+            if not sound:
+                del self._known[name]
+
     def _drop_shards_of(self, name: str) -> None:
         """Drop the shard files of a ledger entry that changes or goes."""
         file = self._path / name
-        if not (name.startswith(f"{LEDGER_FOLDER}/") and name != _SEAL and file.is_file()):
+        if not (_is_entry(name) and file.is_file()):
             return
         try:
             with file.open("rb") as opened:
@@ -180,8 +222,10 @@ class MirrorFiles:
         def get(name: str) -> None:
             file = self._path / name
             found = self._remote.read(name)
-            if found is None:
-                return  # removed since it was listed, or damage that reading and verify name
+            if found is None:  # removed since it was listed, or damage that verify names
+                file.unlink(missing_ok=True)
+                self._known.pop(name, None)
+                return
             file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(file, found[0])
             self.remember(name, found[1].e_tag)
@@ -215,6 +259,10 @@ class MirrorFiles:
             else:
                 item.unlink()
         flush_folder(self._path)
+
+
+def _is_entry(name: str) -> bool:
+    return name.startswith(f"{LEDGER_FOLDER}/") and name != _SEAL
 
 
 def _read_state(file: Path) -> dict[str, list[Any]]:

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from cache.errors import CacheUnreachableError
@@ -62,6 +62,17 @@ class Asking:
     def close(self) -> None:
         """Let requests that wait for the store give up at once."""
         self._closed.set()
+
+    def within(self, seconds: float) -> "Asking":
+        """Give the same, but for so long at most; closing either closes both."""
+        patience = replace(
+            self._patience,
+            first_seconds=min(seconds, self._patience.first_seconds),
+            seconds=min(seconds, self._patience.seconds),
+        )
+        asking = Asking(self._url, patience, self._note)
+        asking._closed = self._closed
+        return asking
 
     def ask(
         self,

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,14 +67,10 @@ class RemoteFolder:
         self._asking = Asking(self.url, patience or Patience(), note)
 
     def within(self, seconds: float) -> "RemoteFolder":
-        """Give the same folder, asked again for so long only where the store does not answer."""
-        return RemoteFolder(
-            self._store,
-            self.url,
-            sender=self._sender,
-            patience=Patience(first_seconds=seconds, seconds=seconds),
-            reopen=self.reopen,
-        )
+        """Give the same folder, asked again for so long at most where the store is silent."""
+        folder = copy(self)
+        folder._asking = self._asking.within(seconds)
+        return folder
 
     def close(self) -> None:
         """Let requests that wait for the store give up at once."""
@@ -185,7 +182,7 @@ class RemoteFolder:
         plain = content if isinstance(content, bytes) else None
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         together = size <= _ONE_REQUEST_BYTES
-        store = self._store if size <= _SMALL_BYTES else self._sender
+        store = self._store_for(size)
 
         def call() -> str:
             source: Any = content.read_bytes() if isinstance(content, Path) and together else plain
@@ -196,7 +193,7 @@ class RemoteFolder:
             )
             return result["e_tag"] or ""
 
-        e_tag = self._in_bucket(name, call, quiet_seconds=size / _SLOW_BYTES_PER_SECOND)
+        e_tag = self._in_bucket(name, call, quiet_seconds=_quiet_seconds(size))
         if not self.holds(name, content, e_tag):
             raise CacheCorruptError(
                 f"{self.url}/{name} holds other bytes than were sent. The network, the store "
@@ -222,7 +219,11 @@ class RemoteFolder:
         from obstore.exceptions import AlreadyExistsError
 
         try:
-            return self._in_bucket(name, lambda: self._put_if(name, content, "create"))
+            return self._in_bucket(
+                name,
+                lambda: self._put_if(name, content, "create"),
+                quiet_seconds=_quiet_seconds(len(content)),
+            )
         except AlreadyExistsError:
             return None
 
@@ -234,15 +235,23 @@ class RemoteFolder:
         mode = {"e_tag": state.e_tag, "version": state.version}
         mode = {key: value for key, value in mode.items() if value is not None}
         try:
-            return self._asking.ask(name, lambda _: self._put_if(name, content, mode))
+            return self._asking.ask(
+                name,
+                lambda _: self._put_if(name, content, mode),
+                quiet_seconds=_quiet_seconds(len(content)),
+            )
         except (PreconditionError, FileNotFoundError):
             return None
 
     def _put_if(self, name: str, content: bytes, mode: Any) -> ObjectState:  # noqa: ANN401
         import obstore
 
-        found = obstore.put(self._store, name, content, mode=mode, use_multipart=False)
+        store = self._store_for(len(content))
+        found = obstore.put(store, name, content, mode=mode, use_multipart=False)
         return ObjectState(e_tag=found["e_tag"] or "", version=found["version"])
+
+    def _store_for(self, size: int) -> "ObjectStore":
+        return self._store if size <= _SMALL_BYTES else self._sender
 
     def delete(self, *names: str) -> None:
         """Remove objects; nothing happens where there is none."""
@@ -263,6 +272,10 @@ class RemoteFolder:
             return self._asking.ask(what, lambda _: call(), quiet_seconds=quiet_seconds)
         except FileNotFoundError as error:
             raise self._asking.unreachable(what, error) from error
+
+
+def _quiet_seconds(size: int) -> float:
+    return size / _SLOW_BYTES_PER_SECOND
 
 
 def _digest(content: bytes | Path, algorithm: str) -> str:

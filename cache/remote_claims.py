@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from cache.errors import CacheCorruptError, CacheLockedError
 from cache.ledger_entry import LedgerEntry, encode_entry
+from cache.mending import precompute_command
 from cache.remote import RemoteFolder
 from cache.remote_lock import WORKERS_FOLDER, lock_token
 from cache.remote_object import ObjectState
@@ -86,7 +87,7 @@ class RemotePermission:
                 f"{remote.url}: this worker's permission to write is over: the precompute that "
                 "gave it has ended, or another one has begun; or this worker has another store at "
                 "that address. Nothing was published. Look at cache.store_options and AWS_* in "
-                "the worker's environment, then go on: efficient-medsam2 precompute"
+                f"the worker's environment, then go on: {precompute_command(remote.url)}"
             )
 
     def is_made(self, space: RowSpace, k: int) -> bool:
@@ -192,7 +193,8 @@ class _Claim:
     def _lost(self) -> CacheLockedError:
         return CacheLockedError(
             f"{self._remote.url}/{self._name}: another worker was given this shard. Nothing was "
-            "published. If the run does not go on by itself: efficient-medsam2 precompute"
+            "published. If the run does not go on by itself: "
+            f"{precompute_command(self._remote.url)}"
         )
 
 

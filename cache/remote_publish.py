@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cache.durable import write_durably
 from cache.errors import CacheCorruptError, CacheMissingError, CacheStaleError
-from cache.layout import HEADER_NAME, read_header
+from cache.layout import CacheHeader
 from cache.ledger_entry import EntryReader, LedgerEntry, entry_path, without_sums
 from cache.remote_claims import made_entry, remove_claims
 from cache.remote_lock import WORKERS_FOLDER, RemoteLock
@@ -62,26 +62,27 @@ def publish_made(
     return list(mirror.pool.map(publish, shards))
 
 
-def take_over_made(mirror: "Mirror") -> None:
+def take_over_made(mirror: "Mirror", header: CacheHeader) -> None:
     """Publish what workers of a killed writer have uploaded, and remove their claims.
 
     The cache's lock must be held, and the mirror be up to date.
+
+    Args:
+        mirror: the writer's.
+        header: of the cache.
 
     Raises:
         CacheUnreachableError: the store does not answer.
     """
     claims = [match for name in mirror.remote.list(WORKERS_FOLDER) if (match := _found(name))]
-    if claims and (mirror.path / HEADER_NAME).is_file():
-        # A header that is damaged is mended by who prepares the folder; its shards are made again.
-        with suppress(CacheCorruptError, CacheStaleError):
-            reader = EntryReader(read_header(mirror.path))
-            for token, space, k in claims:
-                if not entry_path(mirror.path, space, k).exists():
-                    content = made_entry(mirror.remote, token, space, k)
-                    if content is not None:
-                        # An entry of another cache, which was here before, is nobody's any more.
-                        with suppress(CacheCorruptError, CacheStaleError):
-                            _publish(mirror, reader, space, k, content)
+    reader = EntryReader(header)
+    for token, space, k in claims:
+        if not entry_path(mirror.path, space, k).exists():
+            content = made_entry(mirror.remote, token, space, k)
+            if content is not None:
+                # An entry of another cache, which was here before, is nobody's any more.
+                with suppress(CacheCorruptError, CacheStaleError):
+                    _publish(mirror, reader, space, k, content)
     remove_claims(mirror.remote)
 
 

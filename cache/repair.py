@@ -16,6 +16,7 @@ from cache.layout import COMPLETE_NAME, read_complete_mark, read_header
 from cache.ledger import entry_path, load_ledger
 from cache.lock import FolderLock
 from cache.mirror import Mirror
+from cache.remote_publish import take_over_made
 from cache.schema import ROW_SPACES, RowSpace
 from cache.verify import VerifyReport
 from cache.writer import CacheWriter
@@ -117,8 +118,10 @@ def discard_bad(
     if report.ok:
         return ()
     if mirror is not None:
-        remote_lock = mirror.lock_for_writing(replace=False)
+        remote_lock = mirror.lock_for_writing()
         try:
+            # Before anything is taken out: of a shard that is, the next writer takes nothing over.
+            take_over_made(mirror, read_header(path))
             discarded = discard_bad(path, report)
             mirror.files.push(mirror.pool)
         finally:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cache.address import place_of
 from cache.durable import sha256_of_bytes, sha256_of_file, write_durably
 from cache.errors import CacheCorruptError
 from cache.layout import (
@@ -194,4 +195,5 @@ def _readable_mark(cache: Path) -> CompleteMark | None:
 
 
 def _damage(cache: Path, name: str, problem: str) -> CacheCorruptError:
-    return CacheCorruptError(f"{cache / name} {problem}. Make it again: {repair_command(cache)}")
+    place = place_of(cache / name)
+    return CacheCorruptError(f"{place} {problem}. Make it again: {repair_command(cache)}")

@@ -7,6 +7,8 @@ finds shards that were swapped or copied from another cache.
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -73,32 +75,18 @@ def verify(
         CacheMissingError: there is no cache.
         CacheStaleError: it was written by a newer version.
         CacheCorruptError: ``cache.json`` itself is damaged.
+        CacheUnreachableError: the object store does not answer.
         ValueError: ``sample`` is not a share.
     """
     if sample is not None and not 0 < sample <= 1:
         raise ValueError(f"sample is a share above 0 and up to 1, not {sample}")
-    header = read_header(path)
-    # Before the ledger: a writer at work may finish in between.
-    mark = _completion_mark(path)
-    ledger = load_ledger(path, header)
+    beside = _beside_shards(path) if mirror is None else _beside_remote_shards(path, mirror)
+    header, ledger = beside.header, beside.ledger
     shards = {space: header.spec.shard_count(header.counts[space]) for space in ROW_SPACES}
     missing = {
         space: shards[space] - sum(of == space for of, _ in ledger.entries) for space in ROW_SPACES
     }
-    side_files, side_problems = side_files_problems(path)
-    bad = [
-        *_bad_index(path, header),
-        *_bad_metadata(path, header),
-        *(
-            BadPart(space="ledger", shard=None, array=file.name, reason=str(error))
-            for file, error in ledger.problems.items()
-        ),
-        *_bad_completion(path, header, ledger, mark),
-        *(
-            BadPart(space="files", shard=None, array=name, reason=reason)
-            for name, reason in side_problems.items()
-        ),
-    ]
+    bad = list(beside.bad)
     entries = [ledger.entries[key] for key in sorted(ledger.entries)]
     hashed = _sample(entries, sample)
     hashed_keys = {(entry.space, entry.shard) for entry in hashed}
@@ -135,9 +123,54 @@ def verify(
         missing=missing,
         bad=tuple(bad),
         shards=shards,
-        finished=mark is not None,
-        side_files=side_files,
+        finished=beside.finished,
+        side_files=beside.side_files,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BesideShards:
+    """A cache's files but for its shards, and what is wrong with them."""
+
+    header: CacheHeader
+    ledger: Ledger
+    finished: bool
+    side_files: int | None
+    bad: tuple[BadPart, ...]
+
+
+def _beside_shards(path: Path) -> _BesideShards:
+    header = read_header(path)
+    # Before the ledger: a writer at work may finish in between.
+    mark = _completion_mark(path)
+    ledger = load_ledger(path, header)
+    side_files, side_problems = side_files_problems(path)
+    bad = (
+        *_bad_index(path, header),
+        *_bad_metadata(path, header),
+        *(
+            BadPart(space="ledger", shard=None, array=file.name, reason=str(error))
+            for file, error in ledger.problems.items()
+        ),
+        *_bad_completion(path, header, ledger, mark),
+        *(
+            BadPart(space="files", shard=None, array=name, reason=reason)
+            for name, reason in side_problems.items()
+        ),
+    )
+    return _BesideShards(
+        header=header, ledger=ledger, finished=mark is not None, side_files=side_files, bad=bad
+    )
+
+
+def _beside_remote_shards(path: Path, mirror: Mirror) -> _BesideShards:
+    """Look at a mirror's copies; at new ones, where some may be damaged on this disk alone."""
+    with suppress(CacheCorruptError):
+        found = _beside_shards(path)
+        if not found.bad:
+            return found
+    mirror.sync(thorough=True)
+    return _beside_shards(path)
 
 
 def _digests_here(

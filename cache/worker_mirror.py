@@ -72,6 +72,10 @@ class WorkerMirror:
                 _ = mirror.room  # the folder is ours
             except CacheLockedError:
                 continue
-            mirror.sync()
+            try:
+                mirror.sync()
+            except BaseException:
+                mirror.close()
+                raise
             return mirror
         raise AssertionError("unreachable")

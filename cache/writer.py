@@ -13,8 +13,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from cache.address import place_of
 from cache.contradiction import refuse_contradiction
-from cache.creation import discard_untrusted, prepare_folder
+from cache.creation import discard_untrusted, prepare_folder, refuse_other_folder
 from cache.errors import CacheMissingError
 from cache.finishing import declare_complete
 from cache.index import CacheIndex
@@ -26,7 +27,7 @@ from cache.mending import precompute_command
 from cache.mirror import Mirror
 from cache.remote_claims import remove_claims
 from cache.remote_lock import RemoteLock
-from cache.remote_publish import publish_made
+from cache.remote_publish import publish_made, take_over_made
 from cache.schema import CacheSpec, RowSpace
 from cache.shard_writer import ShardWriter
 from cache.sizes import check_room, shard_bytes
@@ -110,9 +111,12 @@ class CacheWriter:
             CacheLockedError: another process is writing it.
             CacheSpaceError: what is still missing does not fit on the disk.
         """
-        remote_lock = None if mirror is None else mirror.lock_for_writing(replace=replace)
+        remote_lock = None if mirror is None else mirror.lock_for_writing()
         most = None if mirror is None else mirror.max_bytes
         try:
+            if mirror is not None and replace:
+                refuse_other_folder(path, spec, index)
+                mirror.files.remove_all()
             lock, header, store = prepare_folder(
                 path, spec, index, replace=replace and mirror is None, most=most
             )
@@ -121,6 +125,8 @@ class CacheWriter:
                 remote_lock.release()
             raise
         try:
+            if mirror is not None:
+                take_over_made(mirror, header)
             glance = None if mirror is None else mirror.glance()
             finished, discarded = discard_untrusted(path, header, store, glance=glance)
             refuse_contradiction(path, header, finished)
@@ -273,8 +279,8 @@ class CacheWriter:
             missing = self.missing_shards(space)
             if missing:
                 raise CacheMissingError(
-                    f"{self.path}: {len(missing)} of {self.shard_count(space)} {space} shards "
-                    f"are not written (first: {missing[0]}). Go on: "
+                    f"{place_of(self.path)}: {len(missing)} of {self.shard_count(space)} {space} "
+                    f"shards are not written (first: {missing[0]}). Go on: "
                     f"{precompute_command(self.path)}"
                 )
         digest = declare_complete(self.path, self._header, self._finished)

@@ -26,7 +26,7 @@ __all__ = ["cache_copy", "cache_unlock"]
 def cache_copy(source: str, destination: str, progress: str, patience: float | None) -> None:
     """Copy the cache at SRC to DST; one of them is an address such as s3://bucket/prefix.
 
-    What is finished at DST already is not copied again, so a copy that was stopped goes on when
+    What is the same at DST already is not copied again, so a copy that was stopped goes on when
     it is typed again. Every file is compared with the ledger on its way.
 
     \b

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cache import CacheReader, describe
+from cache.address import place_of
 from cache.durable import canonical_json, sha256_of_bytes, sha256_of_file
 from cache.side_files import checked_file, checked_folder
 from efficient_medsam2.errors import DataError
@@ -118,8 +119,8 @@ def _handles(
     wanted = splits.cases(config.split)
     if not wanted:
         raise DataError(
-            f"{context.cache}: no case of the cache is in split {config.split}. Measure another "
-            "one: --set evaluate.split=validation"
+            f"{place_of(context.cache)}: no case of the cache is in split {config.split}. Measure "
+            "another one: --set evaluate.split=validation"
         )
     if not source_is_present(data):
         raise DataError(

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cache import CacheReader, CacheWriter, required_bytes
+from cache.address import place_of
 from cache.durable import write_durably
 from cache.errors import CacheStaleError
 from stages.cache_arrays import cache_spec, identity_of
@@ -164,8 +165,9 @@ def restore_teacher(config: TeacherConfig, context: StageContext) -> None:
     spec = reader.spec
     if identity_of(teacher) != spec.teacher:
         raise CacheStaleError(
-            f"{context.cache} was made by another teacher: {spec.teacher.name} of weights "
-            f"{spec.teacher.weights_sha256[:12]}. Name that one: --set teacher.checkpoint=FILE"
+            f"{place_of(context.cache)} was made by another teacher: {spec.teacher.name} of "
+            f"weights {spec.teacher.weights_sha256[:12]}. Name that one: --set "
+            "teacher.checkpoint=FILE"
         )
     with CacheWriter.create_or_resume(
         context.cache, spec, reader.index, mirror=context.mirror

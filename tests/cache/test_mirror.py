@@ -299,7 +299,7 @@ def test_one_writer_and_one_user_of_a_mirror(tmp_path, bucket):
             Mirror(tmp_path / "mirror", bucket(), max_bytes=BOUND) as second,
             pytest.raises(CacheLockedError, match=r"cache\.mirror\.path=FOLDER"),
         ):
-            second.lock_for_writing(replace=False)
+            second.lock_for_writing()
     with pytest.raises(CacheLockedError, match="--force"):
         unlock(remote)
     first = remote.read(LOCK_OBJECT)[1].e_tag

@@ -30,6 +30,25 @@ class Store:
         return "content"
 
 
+def test_a_shorter_wait_is_never_a_longer_one():
+    notes = []
+    patience = Patience(first_seconds=0, seconds=HOUR, setting="--patience SECONDS")
+    asking = Asking("s3://b/c", patience, notes.append)
+    never = Store(2)
+    with pytest.raises(CacheUnreachableError):
+        asking.within(HOUR).ask("x", never)
+    assert never.asked == 1
+    brief = asking.within(0)
+    assert brief.ask("x", Store(0)) == "content"
+    with pytest.raises(CacheUnreachableError):
+        brief.ask("x", Store(2))
+    away = Asking("s3://b/c", Patience(first_seconds=HOUR, setting="--wait S"), notes.append)
+    shorter = away.within(HOUR / 2)
+    away.close()
+    with pytest.raises(CacheUnreachableError):
+        shorter.ask("x", Store(2))
+
+
 def test_a_store_that_never_answered_is_given_up_sooner_than_one_that_did():
     asking = Asking("s3://b/c", Patience(first_seconds=0, seconds=HOUR), None)
     never = Store(2)

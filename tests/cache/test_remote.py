@@ -1,7 +1,9 @@
 """Conditional requests of stores that compare versions, not ETags."""
 
 import json
+import socket
 import threading
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -10,10 +12,13 @@ pytest.importorskip("obstore", reason="the extra s3 is not installed")
 
 from obstore.store import GCSStore
 
+from cache.errors import CacheUnreachableError
 from cache.patience import Patience
 from cache.remote import RemoteFolder
 from cache.remote_lock import LOCK_OBJECT, RemoteLock
 from cache.remote_object import ObjectState
+
+ACCOUNT = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
 
 
 class Generations(BaseHTTPRequestHandler):
@@ -60,13 +65,7 @@ def remote():
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        account = {
-            "gcs_base_url": f"http://127.0.0.1:{server.server_address[1]}",
-            "disable_oauth": True,
-            "client_email": "",
-            "private_key": "",
-            "private_key_id": "",
-        }
+        account = ACCOUNT | {"gcs_base_url": f"http://127.0.0.1:{server.server_address[1]}"}
         store = GCSStore(
             "bucket",
             config={"service_account_key": json.dumps(account)},
@@ -88,6 +87,28 @@ def test_an_object_is_replaced_only_in_the_version_that_was_seen(remote):
     assert remote.read("a")[0] == b"3"
     assert remote.read("a")[1].state == second
     assert remote.put_if_same("a", b"5", ObjectState(e_tag=second.e_tag, version="77")) is None
+
+
+def test_what_takes_long_to_send_is_given_the_time_in_every_kind_of_request(remote):
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        account = json.dumps(
+            ACCOUNT | {"gcs_base_url": f"http://127.0.0.1:{dead.getsockname()[1]}"}
+        )
+        other = GCSStore(
+            "bucket",
+            config={"service_account_key": account},
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
+        )
+        patience = Patience(first_seconds=0.0, seconds=0.0)
+        folder = RemoteFolder(other, "gs://bucket", sender=remote._store, patience=patience)
+        large = bytes(2 << 20)
+        state = folder.put_if_absent("a", large)
+        assert folder.put_if_same("a", large[1:], state) is not None
+        assert remote.read("a")[0] == large[1:]
+        with pytest.raises(CacheUnreachableError):
+            folder.put_if_absent("b", b"small")
 
 
 def test_a_lock_on_such_a_store_is_renewed(remote):

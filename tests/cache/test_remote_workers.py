@@ -110,6 +110,21 @@ def test_a_worker_takes_the_folder_that_another_one_has_left(tmp_path, bucket):
             assert again.path in places
 
 
+def test_a_worker_that_cannot_sync_leaves_its_folder_free(tmp_path, bucket, monkeypatch):
+    def fail(mirror):
+        raise KilledError
+
+    with coordinator(tmp_path / "mirror", bucket()) as (_, mirror):
+        known = WorkerMirror.beside(mirror)
+        for _ in range(2):
+            with monkeypatch.context() as patch:
+                patch.setattr(Mirror, "sync", fail)
+                with pytest.raises(KilledError):
+                    known.open()
+        with known.open() as own:
+            assert [folder.name for folder in known.folder.iterdir()] == [own.path.parent.name]
+
+
 def test_no_credential_goes_to_another_machine(tmp_path, server, bucket, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-word")
     monkeypatch.setenv("AWS_ENDPOINT", server.url)
@@ -206,6 +221,31 @@ def test_workers_of_a_killed_coordinator_are_refused_and_their_shards_taken_over
         assert verify(mirror.path, mirror=mirror).ok
 
 
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_what_workers_have_uploaded_outlives_the_header(tmp_path, bucket, damage):
+    remote = bucket()
+    with (
+        Mirror(tmp_path / "first", remote, max_bytes=BOUND) as mirror,
+        worker_of_a_coordinator_to_be_killed(mirror) as one,
+    ):
+        one.write_shard("slices", 2, values(one, 2))
+    unlock(remote, force=True)
+    if damage == "gone":
+        remote.delete("cache.json")
+    else:
+        remote.put("cache.json", b"{")
+        with (
+            pytest.raises(CacheCorruptError, match=r"cache\.json is damaged"),
+            coordinator(tmp_path / "second", bucket()),
+        ):
+            pass
+        remote.delete("cache.json")
+    with coordinator(tmp_path / "second", bucket()) as (writer, _):
+        assert writer.missing_shards("slices") == (0, 1, 3, 4, 5)
+        assert of_workers(remote) == []
+        assert example.fill(writer) == example.make_cache(tmp_path / "local").digest()
+
+
 @contextmanager
 def worker_of_a_coordinator_to_be_killed(mirror):
     writer = CacheWriter.create_or_resume(
@@ -228,7 +268,9 @@ def test_an_ended_coordinators_workers_are_refused(tmp_path, bucket):
     ):
         token = writer.share()
         writer.close()
-        with pytest.raises(CacheLockedError, match="permission to write is over"):
+        with pytest.raises(
+            CacheLockedError, match=r"permission to write is over.*-c CONFIG --set cache\.path=s3:"
+        ):
             one.write_shard("slices", 0, values(one))
         with pytest.raises(CacheLockedError, match="permission to write is over"):
             RemotePermission(mirror, token).check()

@@ -11,6 +11,8 @@ pytest.importorskip("obstore", reason="the extra s3 is not installed")
 pytest.importorskip("moto.server", reason="moto[server] is not installed")
 
 from cache import CacheReader, CacheUnreachableError
+from cache.layout import encode_checked
+from cache.mirror_sync import is_shard
 from cache.remote_lock import LOCK_OBJECT
 from pipeline.cli import main
 from pipeline.object_store import open_remote
@@ -134,6 +136,67 @@ def test_rows_index_and_header_are_made_again_in_the_store(
     assert {name for name in whole if now.get(name) != whole[name]} <= {"files.json"}
     assert main(["cache", "copy", url, "back.cache", "--progress", "none"]) == 0
     assert CacheReader(tmp_path / "back.cache").digest() == CacheReader(local).digest()
+
+
+def test_a_header_that_is_gone_comes_back_and_other_settings_are_refused(made, server, url, capsys):
+    local, values = made
+    assert main(["cache", "copy", str(local), url, "--progress", "none"]) == 0
+    remote = open_remote(url, {})
+    whole = content_of(url)
+    keys = [f"{url.removeprefix('s3://bucket/')}/{name}" for name in whole if is_shard(name)]
+    written = [server.file(key).stat().st_mtime_ns for key in keys]
+    remote.delete("cache.json")
+    capsys.readouterr()
+    assert main(["cache", "info", url]) == 4
+    mend = capsys.readouterr().err.strip().rpartition(": ")[2]
+    stored = {**values, "cache.path": url}
+    other = {**stored, "precompute.prompts.per_object": 2}
+    assert main(small.words(("precompute",), other)) == 4
+    printed = capsys.readouterr().err
+    assert f"error: {url} holds a cache that lost its cache.json" in printed
+    assert mend in printed
+    assert content_of(url) == {name: whole[name] for name in whole if name != "cache.json"}
+    assert main(typed(mend, small.words(("",), values)[1:])) == 0
+    remote.delete("cache.json")
+    assert main(small.words(("precompute",), stored)) == 0
+    now = content_of(url)
+    assert {name for name in whole if now.get(name) != whole[name]} <= {"files.json"}
+    assert [server.file(key).stat().st_mtime_ns for key in keys] == written
+
+
+def test_files_beside_the_rows_are_recorded_and_made_again_in_the_store(
+    made, url, monkeypatch, capsys
+):
+    local, values = made
+    assert main(["cache", "copy", str(local), url, "--progress", "none"]) == 0
+    whole, remote = content_of(url), open_remote(url, {})
+    mark = json.loads(whole["complete.json"])
+    earlier = {key: mark[key] for key in mark if key not in ("side_files_sha256", "sha256")}
+    remote.put("complete.json", encode_checked(earlier))
+    remote.delete("side_files.json")
+    capsys.readouterr()
+    assert main(["cache", "verify", url, "--progress", "none"]) == 0
+    told = capsys.readouterr().out
+    assert "not covered: splits.json, " in told
+    assert main(typed(told.strip().rpartition(": ")[2], ["--progress", "none"])) == 0
+    assert "recorded as they are" in capsys.readouterr().out
+    assert content_of(url) == whole
+    flip(url, "teacher/model.safetensors", -9)
+    remote.delete("teacher/config.json")
+    assert main(["cache", "verify", url, "--progress", "none"]) == 4
+    mend = capsys.readouterr().err.strip().removeprefix("mend: ")
+    with monkeypatch.context() as without:
+        without.setattr("stages.cases.source_is_present", lambda data: False)
+        assert main(typed(mend, small.words(("",), values)[1:])) == 0
+    assert "made again: teacher/config.json, teacher/model.safetensors" in capsys.readouterr().out
+    assert content_of(url) == whole
+    flip(url, "splits.json", 30)
+    assert main(["cache", "verify", url, "--repair", "--progress", "none"]) == 0
+    command = capsys.readouterr().out.strip().rpartition("repaired: now ")[2]
+    assert "complete.json" not in content_of(url)
+    assert main(typed(command, small.words(("",), values)[1:])) == 0
+    now = content_of(url)
+    assert {name for name in whole if now.get(name) != whole[name]} <= {"files.json"}
 
 
 def test_convert_says_how_to_go_through_a_folder(made, url, capsys, tmp_path):

@@ -5,7 +5,9 @@
 Random batches of 16 samples of a 512-pixel teacher (three levels, 2.1 MB a sample), verified to
 be the samples' own bytes before anything is timed; ours verify every byte on every read as well.
 All are timed in turn in each round, and only ratios of one run's medians are printed: the machine
-is never quiet. Warm: all files in memory. Cold: the pages of a format's files are dropped, and
+is never quiet. Warm: all files in memory, as writing left them there; then once more as an epoch
+in random order leaves them, because the kernel copies from many small pieces of memory slower than
+from few large ones (``ratios_after_epoch``). Cold: the pages of a format's files are dropped, and
 that they are is asserted; two threads read.
 """
 
@@ -14,12 +16,10 @@ import gc
 import importlib.metadata
 import json
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import numpy as np
 
 from benchmarks.cache_format import Format, Read, check, installed
 from benchmarks.cache_formats import FORMATS
+from benchmarks.cache_ratios import Times, cold_ratios, draw, numbers, warm_ratios
 from benchmarks.cache_samples import LEVELS, SAMPLE_BYTES, Batch, empty_batch
 from benchmarks.page_cache import drop, resident_share, warm
 from cache import CacheReader
@@ -43,19 +44,6 @@ _PACKAGES = (
     *("numpy", "torch", "zarr", "h5py", "awscrt", "google-crc32c"),
     *("tensorstore", "webdataset", "litdata", "mosaicml-streaming"),
 )
-
-
-@dataclass
-class Times:
-    """What was measured of one format, a number a round.
-
-    Attributes:
-        wall: seconds a batch.
-        cpu: processor seconds a sample, all threads.
-    """
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
 
 
 def measure(times: Times, work: Callable[[], Any], batches: int) -> None:
@@ -102,6 +90,18 @@ def read_warm(
         loader.close()
     # In the first round files, threads and libraries start up.
     return {name: Times(wall=item.wall[1:], cpu=item.cpu[1:]) for name, item in times.items()}
+
+
+def read_an_epoch(readers: Mapping[str, Read], places: Mapping[str, Path], count: int) -> None:
+    """Drop every format's files and have its own reader bring them back, in random order."""
+    out = empty_batch(_BATCH)
+    for name in readers:
+        drop(places[name])
+    order = np.random.default_rng(3).permutation(count)
+    for read in readers.values():
+        for start in range(0, count, _BATCH):
+            rows = order[start : start + _BATCH].tolist()
+            read(rows, {name: values[: len(rows)] for name, values in out.items()})
 
 
 def _turn(readers: Mapping[str, Any], number: int) -> list[str]:
@@ -153,65 +153,6 @@ def read_cold(
     return times
 
 
-def ratio(times: Mapping[str, Times], mine: str, other: str) -> float:
-    """Give how many times as fast ``mine`` is as ``other``, by medians of the same rounds."""
-    return statistics.median(times[other].wall) / statistics.median(times[mine].wall)
-
-
-def all_ratios(
-    formats: Sequence[Format], warmed: Mapping[str, Times], cold: Mapping[str, Times]
-) -> dict[str, float]:
-    """Give the ratios, by name; a format that is not installed has none."""
-    names = [item.name for item in formats if item.name not in ("raw", "direct")]
-    found = {"direct_vs_raw": ratio(warmed, "direct", "raw")}
-    for name in names:
-        # Other ways of ours are compared with the yardstick, the rest with our reader.
-        if name in ("hdf5", "int8"):
-            found[f"{name}_vs_raw"] = ratio(warmed, name, "raw")
-        else:
-            found[f"direct_vs_{name}"] = ratio(warmed, "direct", name)
-    found["hdf5_vs_h5py"] = ratio(warmed, "hdf5", "h5py")
-    found["loader_vs_raw"] = ratio(warmed, "loader", "raw")
-    found["cold_vs_npy"] = ratio(cold, "direct", "npy")
-    found["cold_vs_raw"] = ratio(cold, "direct", "raw")
-    return found
-
-
-def draw(file: Path, warmed: Mapping[str, Times], cold: Mapping[str, Times]) -> None:
-    """Draw bars of speed relative to raw, and of processor time a sample."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-    for axis, times, title in (
-        (axes[0], warmed, "warm, speed relative to raw preadv"),
-        (axes[1], cold, "cold, two threads, relative to raw"),
-    ):
-        values = {name: ratio(times, name, "raw") for name in times}
-        _bars(axis, values, title)
-    _bars(
-        axes[2],
-        {name: 1e3 * statistics.median(item.cpu) for name, item in warmed.items()},
-        "warm, processor milliseconds a sample",
-    )
-    figure.savefig(file, dpi=130)
-    pyplot.close(figure)
-
-
-def _bars(axis: Any, values: Mapping[str, float], title: str) -> None:  # noqa: ANN401
-    names = sorted(values, key=values.__getitem__)
-    ours = ("direct", "hdf5", "int8", "loader")
-    colours = ["tab:blue" if name in ours else "tab:gray" for name in names]
-    axis.barh(names, [values[name] for name in names], color=colours)
-    for place, name in enumerate(names):
-        axis.text(values[name], place, f" {values[name]:.2f}", va="center", fontsize=8)
-    axis.set_title(title, fontsize=10)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.margins(x=0.12)
-
-
 def run(folder: Path, *, count: int, rounds: int, batches: int, threads: int) -> dict[str, Any]:
     """Write, read and compare everything; give the report."""
     there = {item.name: installed(item) for item in FORMATS}
@@ -229,14 +170,18 @@ def run(folder: Path, *, count: int, rounds: int, batches: int, threads: int) ->
     order = ShuffledRows(range(count), _BATCH, seed=0)
     with BatchLoader(reader, list(LEVELS), order, threads=threads) as loader:
         warmed = read_warm(readers, loader, count=count, rounds=rounds, batches=batches)
+        read_an_epoch(readers, places, count)
+        later = read_warm(readers, loader, count=count, rounds=rounds, batches=batches)
     cold_formats = [item for item in formats if item.name in _COLD]
     cold_count = max(4 * _BATCH, min(count, _COLD_SAMPLES))
     cold_places = write_all(folder / "cold", cold_formats, cold_count)
     cold = read_cold(cold_formats, cold_places, count=cold_count, rounds=rounds)
     return {
-        "ratios": all_ratios(formats, warmed, cold),
-        "warm": _numbers(warmed),
-        "cold": _numbers(cold),
+        "ratios": warm_ratios(formats, warmed) | cold_ratios(cold),
+        "ratios_after_epoch": warm_ratios(formats, later),
+        "warm": numbers(warmed),
+        "warm_after_epoch": numbers(later),
+        "cold": numbers(cold),
         "settings": {
             "samples": count,
             "sample_bytes": SAMPLE_BYTES,
@@ -255,16 +200,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _numbers(times: Mapping[str, Times]) -> dict[str, dict[str, float]]:
-    return {
-        name: {
-            "x_raw": ratio(times, name, "raw"),
-            "cpu_seconds_a_sample": statistics.median(item.cpu),
-        }
-        for name, item in times.items()
-    }
 
 
 def main() -> None:
@@ -287,14 +222,17 @@ def main() -> None:
             threads=chosen.threads,
         )
     times = report.pop("times")
-    for title in ("warm", "cold"):
-        print(f"\n{title:12} x raw   CPU ms a sample")
+    for title in ("warm", "warm_after_epoch", "cold"):
+        print(f"\n{title:16} x raw   CPU ms a sample")
         rows = sorted(report[title].items(), key=lambda item: -item[1]["x_raw"])
         for name, row in rows:
-            print(f"{name:12} {row['x_raw']:5.2f}   {1e3 * row['cpu_seconds_a_sample']:.3f}")
+            print(f"{name:16} {row['x_raw']:5.2f}   {1e3 * row['cpu_seconds_a_sample']:.3f}")
     print()
+    later = report["ratios_after_epoch"]
+    print(f"{'':26} {'':>6}  after an epoch")
     for name, value in report["ratios"].items():
-        print(f"{name:26} {value:6.2f}")
+        after = f"{later[name]:6.2f}" if name in later else ""
+        print(f"{name:26} {value:6.2f}  {after}".rstrip())
     if chosen.json:
         chosen.json.write_text(json.dumps(report, indent=1) + "\n")
     if chosen.plot:

@@ -120,8 +120,8 @@ def student_of_stage(context: StageContext, stage: str) -> SliceRunner:
 def _arranged(runner: SliceRunner, device: str) -> SliceRunner:
     """Lay the image encoder's weights out as the device computes fastest with them.
 
-    On a CPU that is channels last: a training step of MobileNetV3-small at 512 px took two thirds
-    of the time; other backbones differed by a tenth at most.
+    On a CPU that is channels last, above all for backbones of depthwise convolutions
+    (``benchmarks.cached_vs_online`` times such a step).
     """
     if pick_device(device).type == "cpu":
         runner.model.vision_encoder.to(memory_format=torch.channels_last)

@@ -75,3 +75,26 @@ def bucket(server, monkeypatch, request):
         return open_remote(f"s3://bucket/{name}", server.options)
 
     return connect
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+@pytest.fixture
+def killed_upload(monkeypatch):
+    """Let whoever uploads end before the upload of this number, from 0 on."""
+
+    def prepare(remote, number):
+        put, done = remote.put, []
+
+        def die(name, content):
+            if len(done) == number:
+                raise KilledError
+            done.append(name)
+            return put(name, content)
+
+        monkeypatch.setattr(remote, "put", die)
+        return pytest.raises(KilledError)
+
+    return prepare

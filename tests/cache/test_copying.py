@@ -12,10 +12,6 @@ from cache.side_files import record_side_files
 from tests.cache import example
 
 
-class KilledError(Exception):
-    """The copy is killed here."""
-
-
 def make(path, *, other=None, text="{}"):
     """The example's cache; the values of one shard as a machine of another kind makes them."""
     with CacheWriter.create_or_resume(path, example.make_spec(), example.make_index()) as writer:
@@ -46,21 +42,12 @@ def test_a_copy_over_an_earlier_one_is_whole(tmp_path, bucket, changes):
 @pytest.mark.parametrize("changes", [{"other": 1}, {"text": "{ }"}])
 @pytest.mark.parametrize("killed_at", range(4))
 def test_a_copy_that_is_killed_claims_nothing_that_is_not_so(
-    tmp_path, bucket, monkeypatch, changes, killed_at
+    tmp_path, bucket, killed_upload, changes, killed_at
 ):
     upload_cache(make(tmp_path / "first"), bucket())
     second = make(tmp_path / "second", **changes)
     remote = bucket()
-    put, done = remote.put, []
-
-    def die(name, content):
-        if len(done) == killed_at:
-            raise KilledError
-        done.append(name)
-        return put(name, content)
-
-    monkeypatch.setattr(remote, "put", die)
-    with pytest.raises(KilledError):
+    with killed_upload(remote, killed_at):
         upload_cache(second, remote)
     names = bucket().list()
     assert "complete.json" not in names

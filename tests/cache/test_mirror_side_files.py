@@ -15,10 +15,6 @@ from tests.cache import example
 NAME = "teacher/config.json"
 
 
-class KilledError(Exception):
-    """The writer is killed here."""
-
-
 def write(folder, remote, text):
     """Write the cache, or a teacher's folder into the one that is there."""
     with (
@@ -34,19 +30,10 @@ def write(folder, remote, text):
 
 
 @pytest.mark.parametrize("killed_at", range(5))
-def test_a_store_never_declares_what_is_not_there(tmp_path, bucket, monkeypatch, killed_at):
+def test_a_store_never_declares_what_is_not_there(tmp_path, bucket, killed_upload, killed_at):
     write(tmp_path / "mirror", bucket(), "one")
     remote = bucket()
-    put, done = remote.put, []
-
-    def die(name, content):
-        if len(done) == killed_at:
-            raise KilledError
-        done.append(name)
-        return put(name, content)
-
-    monkeypatch.setattr(remote, "put", die)
-    with pytest.raises(KilledError):
+    with killed_upload(remote, killed_at):
         write(tmp_path / "mirror", remote, "other")
     with Mirror(tmp_path / "reader", bucket(), max_bytes=100_000) as mirror:
         mirror.sync()

@@ -6,18 +6,16 @@ import shlex
 import shutil
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from cache import CacheReader
-from cache.repair import cover
 from pipeline.cli import main
 from stages.cache_settings import CacheConfig, PrecomputeConfig
 from stages.cases import DataConfig
 from stages.row_settings import PromptConfig, TrackConfig
-from stages.side_files import record
 from stages.teacher_source import TeacherConfig
 from tests.end_to_end import small
 from tests.stages.conftest import Blocks, make_cache
+from tests.stages.spoiled import spoil_decoder
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +122,7 @@ def test_a_way_back_says_that_it_is_none(source, tmp_path, capsys):
 def test_answers_that_are_not_finite_end_with_4(source, tmp_path, capsys):
     spoiled, target = tmp_path / "spoiled.cache", tmp_path / "new.cache"
     shutil.copytree(source, spoiled)
-    file = spoiled / "teacher" / "model.safetensors"
-    weights = {
-        name: value * float("nan") if name.startswith("mask_decoder.") else value
-        for name, value in load_file(file).items()
-    }
-    save_file(weights, file, metadata={"format": "pt"})
-    cover(spoiled, record)
+    spoil_decoder(spoiled)
     assert convert(spoiled, target, "--dtype", "bf16", "--rows", 2) == 4
     printed = capsys.readouterr()
     assert "2 of 2 prompts get answers that are NaN or infinite. Do not use" in printed.err

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from cache import CacheReader, CacheWriter, describe, verify
 from cache.dataset import Levels
 from cache.errors import CacheCorruptError, CacheMissingError, CacheStaleError
 from cache.layout import read_complete_mark, write_complete_mark
 from cache.levels import level_of
-from cache.repair import cover
 from cache.stored import read_stored, to_stored
 from efficient_medsam2.networks.student import StudentConfig
 from stages import distill_encoder, distill_memory, precompute
@@ -27,11 +25,11 @@ from stages.convert_report import compare_caches
 from stages.distill_encoder import EncoderConfig
 from stages.distill_memory import MemoryConfig
 from stages.errors import StageConfigError
-from stages.side_files import record
 from stages.training.batches import TrackStream, decoded_features
 from stages.training.student import TeacherHeads
 from tests.cache.example import content_of
 from tests.stages.conftest import Notes, make_cache, make_context
+from tests.stages.spoiled import spoil_decoder
 
 SHORT = {"steps": 2, "batch_size": 4, "log_every": 1}
 
@@ -276,13 +274,7 @@ def test_a_damaged_teacher_is_not_copied(int8_path, tmp_path):
 
 def test_answers_that_are_not_finite_are_damage(cache_path, reader, tmp_path):
     copy = Path(shutil.copytree(cache_path, tmp_path / "copy"))
-    file = copy / "teacher" / "model.safetensors"
-    spoiled = {
-        name: value * float("nan") if name.startswith("mask_decoder.") else value
-        for name, value in load_file(file).items()
-    }
-    save_file(spoiled, file, metadata={"format": "pt"})
-    cover(copy, record)
+    spoil_decoder(copy)
     comparison = compare_caches(CacheReader(copy), reader, rows=6)
     decoder = comparison.decoder
     assert (decoder.not_finite, decoder.mean, decoder.smallest) == (6, 0.0, 0.0)

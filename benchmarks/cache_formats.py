@@ -17,6 +17,7 @@ from benchmarks.cache_samples import LEVELS, Batch, index, sample, samples, spec
 from benchmarks.streaming_formats import STREAMING
 from cache import CacheReader, CacheWriter
 from cache.encoding import StoredWord, encode
+from cache.placement import placed_zeros
 from cache.schema import TILE_SIDE
 
 __all__ = ["FORMATS", "check_int8"]
@@ -83,7 +84,7 @@ class _Int8Read:
         memory = self._memory.get(id(out))
         if memory is None:
             memory = self._memory[id(out)] = {
-                array.name: np.zeros((len(rows), *array.shape), array.dtype)
+                array.name: placed_zeros((len(rows), *array.shape), array.dtype)
                 for array in self.reader.spec.arrays
             }
         self.reader.read_into(memory, rows)

@@ -41,7 +41,7 @@ _COLD = ("raw", "direct", "hdf5", "int8", "npy")
 _COLD_SAMPLES = 192
 _STILL_RESIDENT = 0.02
 _PACKAGES = (
-    *("numpy", "torch", "zarr", "h5py", "awscrt", "google-crc32c"),
+    *("numpy", "torch", "zarr", "h5py", "crc32c-rs", "google-crc32c"),
     *("tensorstore", "webdataset", "litdata", "mosaicml-streaming"),
 )
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cache import CacheIndex, CacheSpec, CaseRow, SliceRow, TeacherIdentity
 from cache.encoding import StoredWord, array_specs
+from cache.placement import placed_zeros
 
 __all__ = ["LEVELS", "SAMPLE_BYTES", "Batch", "empty_batch", "index", "sample", "samples", "spec"]
 
@@ -46,8 +47,8 @@ def samples(count: int) -> Iterator[Batch]:
 
 
 def empty_batch(size: int) -> Batch:
-    """Give memory for a batch, its pages already there."""
-    return {name: np.zeros((size, *shape), dtype=np.float16) for name, shape in LEVELS.items()}
+    """Give memory for a batch, its pages already there, placed where all formats are fastest."""
+    return {name: placed_zeros((size, *shape), np.float16) for name, shape in LEVELS.items()}
 
 
 def spec(store: str, word: StoredWord = "fp16") -> CacheSpec:

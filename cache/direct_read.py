@@ -18,6 +18,7 @@ from cache.checksum import CRC_BYTES, crc32c
 from cache.ledger_entry import ShardFile
 from cache.open_shards import Lookup, OpenShard, OpenShards
 from cache.schema import ArraySpec
+from cache.shard_index import LONGEST_GAP
 from cache.store import ArrayStore
 
 __all__ = ["DirectReader", "read_shard"]
@@ -74,12 +75,11 @@ class DirectReader:
         if not rows:
             return
         runs = self._runs(rows)
-        beside = np.empty((len(rows) * len(outs), CRC_BYTES), dtype=np.uint8)
-        trailers = list(beside)
-        found, recorded, trailing = self._execute(self._calls(outs, runs, trailers))
+        beside = np.empty((len(rows) * len(outs), LONGEST_GAP), dtype=np.uint8)
+        found, recorded, trailing = self._execute(self._calls(outs, runs, beside))
         stored = beside.view("<u4")[:, 0].tolist() if trailing else found
         if not (found == recorded and found == stored):
-            self._compare(self._calls(outs, runs, trailers), found, recorded, stored)
+            self._compare(self._calls(outs, runs, beside), found, recorded, stored)
 
     def _runs(self, rows: Sequence[int]) -> list[_Run]:
         found: list[_Run] = []
@@ -98,28 +98,35 @@ class DirectReader:
         self,
         outs: Sequence[tuple[ArraySpec, Values]],
         runs: Sequence[_Run],
-        trailers: Sequence[Any],
+        beside: npt.NDArray[np.uint8],
     ) -> Iterator[_Call]:
-        """Give the calls that read everything, array by array, as they are needed."""
+        """Give the calls that read everything, array by array, as they are needed.
+
+        Args:
+            outs: as in ``read``.
+            runs: of the rows.
+            beside: (rows of all arrays, LONGEST_GAP): what lies behind each row.
+        """
         known, number = self._files.known, 0
+        trailers = list(beside[:, :CRC_BYTES])
         for array, out in outs:
             name, payloads = array.name, list(out.reshape(len(out), -1).view(np.uint8))
             row_bytes = payloads[0].nbytes
             at_once = min(_CALL_ROWS, _CALL_BYTES // row_bytes)
             for shard, slot, places in runs:
                 opened = known.get((name, shard)) or self._files.open(array, shard, slot)
-                beside = trailers if opened.index.trailing else None
+                gap = opened.index.gap
                 if at_once and len(places) == 1:
                     payload, offset = payloads[places[0]], opened.index.offsets[slot]
-                    if beside is None:
+                    if not gap:
                         yield opened, slot, [payload], (payload,), offset, row_bytes, False
                     else:
-                        pieces = (payload, beside[number])
+                        pieces = (payload, trailers[number])
                         wanted = row_bytes + CRC_BYTES
                         yield opened, slot, [payload], pieces, offset, wanted, False
                 else:
                     here = [payloads[place] for place in places]
-                    ends = beside[number : number + len(places)] if beside is not None else None
+                    ends = list(beside[number : number + len(places), :gap]) if gap else None
                     yield from (
                         _short_rows(opened, slot, here, ends, at_once)
                         if at_once
@@ -160,7 +167,7 @@ class DirectReader:
                 recorded.extend([_UNKNOWN] * count if sums is None else sums[slot : slot + count])
             else:
                 recorded.append(_UNKNOWN if sums is None else sums[slot])
-            trailing = opened.index.trailing
+            trailing = bool(opened.index.gap)
         return found, recorded, trailing
 
     def _read_rest(self, call: _Call, done: int) -> None:
@@ -212,7 +219,8 @@ def _short_rows(
             pieces = [here[0]] * (2 * len(here))
             pieces[0::2] = here
             pieces[1::2] = ends[start : start + at_once]
-            wanted += len(here) * CRC_BYTES
+            pieces[-1] = pieces[-1][:CRC_BYTES]
+            wanted += (len(here) - 1) * len(ends[0]) + CRC_BYTES
         yield opened, slot + start, here, pieces, offsets[slot + start], wanted, False
 
 
@@ -227,7 +235,7 @@ def _long_rows(
             pieces, wanted = [piece], piece.nbytes
             more = start + wanted < size
             if ends is not None and not more:
-                pieces.append(ends[number])
+                pieces.append(ends[number][:CRC_BYTES])
                 wanted += CRC_BYTES
             yield opened, slot + number, [piece], pieces, offset + start, wanted, more
 

@@ -115,7 +115,7 @@ class Hdf5Store:
         end = HDF5_HEADER_BYTES + rows * array.row_bytes
         return ShardIndex(
             offsets=range(HDF5_HEADER_BYTES, end, array.row_bytes),
-            trailing=False,
+            gap=0,
             checksums=checksums[:rows],
         )
 

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cache.durable import canonical_json, sha256_of_bytes
+from cache.shard_index import zarr_row_stride
 
 __all__ = [
     "HDF5_HEADER_BYTES",
@@ -233,13 +234,13 @@ class CacheSpec(BaseModel):
     def shard_file_bytes(self, array: ArraySpec, rows: int) -> int:
         """Give the exact size of a shard file that holds ``rows`` rows.
 
-        Each row carries a 4-byte checksum. A Zarr shard ends with an index of 16 bytes a row slot
-        and its own checksum (Zarr v3 ``sharding_indexed``); an HDF5 shard starts with a header
-        and ends with two checksums.
+        Each row carries a 4-byte checksum, and in a Zarr shard some room up to the next. A Zarr
+        shard ends with an index of 16 bytes a row slot and its own checksum (Zarr v3
+        ``sharding_indexed``); an HDF5 shard starts with a header and ends with two checksums.
         """
         if self.format == "hdf5":
             return HDF5_HEADER_BYTES + rows * (array.row_bytes + 4) + 8
-        return rows * (array.row_bytes + 4) + 16 * self.rows_per_shard + 4
+        return rows * zarr_row_stride(array.row_bytes) + 16 * self.rows_per_shard + 4
 
     def _identity(self) -> dict[str, Any]:
         dumped = self.model_dump(mode="json", exclude={"created_by"})

@@ -3,6 +3,9 @@
 Zarr v3 ``sharding_indexed``: the file ends with (offset, length) of every row slot, uint64 little
 endian, and the crc32c of that table; an empty slot is two times 2^64 - 1. Each row is followed by
 its own crc32c. https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
+
+The index may leave room between rows, and ours does: long rows start at a multiple of 64 bytes,
+because a processor copies them from the kernel's memory an eighth faster from there.
 """
 
 import os
@@ -15,9 +18,13 @@ import numpy.typing as npt
 
 from cache.checksum import CRC_BYTES, crc32c
 
-__all__ = ["ShardIndex", "read_zarr_index", "zarr_index"]
+__all__ = ["LONGEST_GAP", "ShardIndex", "read_zarr_index", "zarr_index", "zarr_row_stride"]
 
 _EMPTY = (1 << 64) - 1
+_ALIGNMENT = 64
+_LONG_ROW = 4096  # below, the room between rows would be more than 1.5 % of a file
+LONGEST_GAP = CRC_BYTES + _ALIGNMENT
+"""Bytes between rows that are read along where neighbouring rows are read at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -26,29 +33,35 @@ class ShardIndex:
 
     Attributes:
         offsets: byte of each row; a ``range`` where rows lie one after the other.
-        trailing: whether each row is followed by its crc32c, 4 bytes little endian.
+        gap: bytes from a row's end to the next row's start, at least; the first four are the
+            row's crc32c, little endian. 0 where rows have no checksum behind them.
         checksums: uint32 (rows,): crc32c of the rows as the file itself states them elsewhere,
             or ``None``.
     """
 
     offsets: Sequence[int]
-    trailing: bool
+    gap: int
     checksums: npt.NDArray[np.uint32] | None = None
+
+
+def zarr_row_stride(row_bytes: int) -> int:
+    """Give the bytes from the start of a row to that of the next, its checksum included."""
+    length = row_bytes + CRC_BYTES
+    return length if row_bytes < _LONG_ROW else -(-length // _ALIGNMENT) * _ALIGNMENT
 
 
 @lru_cache(maxsize=256)
 def zarr_index(row_bytes: int, rows: int, slots: int) -> bytes:
-    """Give the index of a shard whose rows lie one after the other, its checksum included.
+    """Give the index of a shard as we write it, its checksum included.
 
     Args:
         row_bytes: bytes of a row without its checksum.
         rows: rows that are there.
         slots: rows that a full shard has.
     """
-    length = row_bytes + CRC_BYTES
     table = np.full((slots, 2), _EMPTY, dtype="<u8")
-    table[:rows, 0] = np.arange(rows, dtype=np.uint64) * np.uint64(length)
-    table[:rows, 1] = length
+    table[:rows, 0] = np.arange(rows, dtype=np.uint64) * np.uint64(zarr_row_stride(row_bytes))
+    table[:rows, 1] = row_bytes + CRC_BYTES
     content = table.tobytes()
     return content + crc32c(content).to_bytes(CRC_BYTES, "little")
 
@@ -72,7 +85,7 @@ def read_zarr_index(
     start = size - index_bytes
     content = os.pread(descriptor, index_bytes, start) if start >= 0 else b""
     if content == zarr_index(row_bytes, rows, slots):
-        return _one_after_the_other(length, rows)
+        return _one_after_the_other(0, zarr_row_stride(row_bytes), row_bytes, rows)
     if len(content) != index_bytes:
         raise ValueError("the file is shorter than the index of its shard")
     if crc32c(content[:-CRC_BYTES]).to_bytes(CRC_BYTES, "little") != content[-CRC_BYTES:]:
@@ -94,9 +107,13 @@ def read_zarr_index(
     if outside.any():
         slot = int(np.argmax(outside))
         raise ValueError(f"the row in slot {slot} lies outside the file")
-    return ShardIndex(offsets=tuple(table[:rows, 0].tolist()), trailing=True)
+    offsets: list[int] = table[:rows, 0].tolist()
+    strides = set(np.diff(table[:rows, 0].astype(np.int64)).tolist()) or {length}
+    if len(strides) == 1 and length <= min(strides) <= row_bytes + LONGEST_GAP:
+        return _one_after_the_other(offsets[0], min(strides), row_bytes, rows)
+    return ShardIndex(offsets=tuple(offsets), gap=CRC_BYTES)
 
 
 @lru_cache(maxsize=256)
-def _one_after_the_other(length: int, rows: int) -> ShardIndex:
-    return ShardIndex(offsets=range(0, rows * length, length), trailing=True)
+def _one_after_the_other(first: int, stride: int, row_bytes: int, rows: int) -> ShardIndex:
+    return ShardIndex(offsets=range(first, first + rows * stride, stride), gap=stride - row_bytes)

@@ -24,7 +24,7 @@ from cache.encoding import ENCODING_ATTRIBUTES
 from cache.errors import CacheCorruptError
 from cache.layout import ARRAYS_FOLDER
 from cache.schema import ArraySpec, CacheSpec, RowSpace
-from cache.shard_index import ShardIndex, read_zarr_index, zarr_index
+from cache.shard_index import ShardIndex, read_zarr_index, zarr_index, zarr_row_stride
 from cache.store import damaged_shard
 
 __all__ = ["ZarrStore"]
@@ -159,8 +159,9 @@ class ZarrStore:
     def write_shard(self, array: ArraySpec, shard: int, values: Values) -> None:
         """Write a whole shard under a temporary name, flush it, and rename it.
 
-        The bytes are those that zarr writes: the rows in order, each followed by its crc32c, then
-        the index. Shards of zeros are stored too: an absent file must mean an absent shard.
+        The rows stand in order, each followed by its crc32c and zeros up to where the next one
+        starts, then the index, which any reader of Zarr follows. Shards of zeros are stored too:
+        an absent file must mean an absent shard.
         """
         plain = np.ascontiguousarray(values)
         rows = plain.reshape(len(plain), -1).view(np.uint8)
@@ -168,7 +169,10 @@ class ZarrStore:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f"{file.name}.{os.getpid()}{_PARTIAL}")
         with partial.open("wb", buffering=0) as opened:
-            trailers = row_checksums(plain).astype("<u4").view(np.uint8).reshape(-1, CRC_BYTES)
+            gap = zarr_row_stride(array.row_bytes) - array.row_bytes
+            trailers = np.zeros((len(plain), gap), dtype=np.uint8)
+            checksums = row_checksums(plain).astype("<u4").view(np.uint8)
+            trailers[:, :CRC_BYTES] = checksums.reshape(-1, CRC_BYTES)
             pairs = zip(rows, trailers, strict=True)
             write_pieces(opened.fileno(), [piece for pair in pairs for piece in pair])
             index = zarr_index(array.row_bytes, len(plain), self._spec.rows_per_shard)

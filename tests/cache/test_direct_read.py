@@ -10,7 +10,6 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from cache import CacheCorruptError, CacheReader
-from cache.checksum import crc32c, row_checksums
 from tests.cache.example import ARRAYS, values_of
 
 BY_NAME = {array.name: array for array in ARRAYS}
@@ -21,20 +20,6 @@ def memory(names, count):
     return {
         name: np.zeros((count, *BY_NAME[name].shape), dtype=BY_NAME[name].dtype) for name in names
     }
-
-
-def test_checksums_are_crc32c():
-    assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C (Castagnoli)
-    values = np.arange(12, dtype=np.float32).reshape(3, 4)
-    assert row_checksums(values).tolist() == [crc32c(row.tobytes()) for row in values]
-
-
-def test_both_libraries_agree():
-    aws = pytest.importorskip("awscrt.checksums", reason="awscrt is not installed")
-    google = pytest.importorskip("google_crc32c")
-    for size in (0, 1, 63, 64, 4097, 100_003):
-        data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
-        assert aws.crc32c(data) == google.value(data)
 
 
 def test_several_arrays_go_into_the_callers_memory(reader):

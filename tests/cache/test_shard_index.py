@@ -6,7 +6,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from cache.checksum import crc32c
-from cache.shard_index import read_zarr_index, zarr_index
+from cache.shard_index import LONGEST_GAP, read_zarr_index, zarr_index, zarr_row_stride
 
 ROW = 12
 EMPTY = 2**64 - 1
@@ -42,6 +42,29 @@ def test_the_index_is_the_one_that_zarr_writes(tmp_path):
     content = (tmp_path / "a/c/0/0").read_bytes()
     assert content.endswith(zarr_index(ROW, 3, 4))
     assert list(read(tmp_path, content).offsets) == [0, 16, 32]
+
+
+def test_long_rows_start_where_processors_copy_fast():
+    assert zarr_row_stride(ROW) == ROW + 4
+    for row_bytes in (4096, 4157, 4200, 1 << 20):
+        stride = zarr_row_stride(row_bytes)
+        assert stride % 64 == 0
+        assert 4 <= stride - row_bytes <= LONGEST_GAP
+
+
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [
+        ((0, 16, 32), range(0, 48, 16)),
+        ((2, 22, 42), range(2, 62, 20)),
+        ((0, 100, 200), (0, 100, 200)),
+        ((0, 16, 36), (0, 16, 36)),
+    ],
+)
+def test_rows_at_equal_distances_can_be_read_at_once(tmp_path, starts, expected):
+    index = read(tmp_path, made([*((at, 16) for at in starts), (EMPTY, EMPTY)], payload=256))
+    assert index.offsets == expected
+    assert index.gap == (expected.step - ROW if isinstance(expected, range) else 4)
 
 
 def test_rows_may_lie_in_another_order(tmp_path):

@@ -12,6 +12,7 @@ from cache.zarr_store import ZarrStore
 from tests.cache.example import make_spec
 
 FEATURES = ArraySpec(name="features", rows="slices", shape=(3, 4, 4), dtype="float16")
+LONG = ArraySpec(name="long", rows="slices", shape=(4157,), dtype="uint8")  # 67 bytes between
 SCORE = ArraySpec(name="score", rows="tracks", shape=(1,), dtype="float32")
 NOTHING = ArraySpec(name="nothing", rows="prompts", shape=(2, 2), dtype="uint8")
 COUNTS = {"slices": 12, "prompts": 0, "tracks": 4}
@@ -19,7 +20,9 @@ COUNTS = {"slices": 12, "prompts": 0, "tracks": 4}
 
 def values_of(array, rows):
     return (
-        np.random.default_rng(len(rows)).normal(size=(len(rows), *array.shape)).astype(array.dtype)
+        (np.random.default_rng(len(rows)).normal(size=(len(rows), *array.shape)) * 50)
+        .astype(np.int8 if array.dtype == "uint8" else array.dtype)
+        .astype(array.dtype)
     )
 
 
@@ -31,7 +34,7 @@ class StoreContract:
 
     @pytest.fixture
     def spec(self):
-        return make_spec(arrays=(FEATURES, SCORE, NOTHING), format=self.format)
+        return make_spec(arrays=(FEATURES, LONG, SCORE, NOTHING), format=self.format)
 
     @pytest.fixture
     def store(self, tmp_path, spec):
@@ -40,7 +43,7 @@ class StoreContract:
         return store
 
     def test_a_prepared_store_has_no_problem_and_no_shard(self, store):
-        for array in (FEATURES, SCORE, NOTHING):
+        for array in (FEATURES, LONG, SCORE, NOTHING):
             assert store.problem(array) is None
             assert store.stored_shards(array) == ()
 
@@ -63,7 +66,7 @@ class StoreContract:
         again = self.make(tmp_path, spec)
         np.testing.assert_array_equal(again.read_rows(SCORE, 0, np.arange(4)), values)
 
-    @pytest.mark.parametrize("array", [FEATURES, SCORE], ids=["features", "score"])
+    @pytest.mark.parametrize("array", [FEATURES, LONG, SCORE], ids=lambda array: array.name)
     def test_the_file_has_the_announced_size(self, store, spec, tmp_path, array):
         for rows in (range(5), range(10, 12)):
             shard, count = rows.start // 5, COUNTS[array.rows]
@@ -149,6 +152,26 @@ class TestZarrStore(StoreContract):
         opened = zarr.open_array(tmp_path / "arrays/features", mode="r+")
         opened.with_config({"write_empty_chunks": True})[10:12] = values
         assert (tmp_path / store.shard_file(FEATURES, 2)).read_bytes() == ours
+
+    def test_long_rows_start_at_a_multiple_of_64_bytes_and_zarr_reads_them(self, store, tmp_path):
+        values = values_of(LONG, range(5))
+        store.write_shard(LONG, 0, values)
+        content = (tmp_path / store.shard_file(LONG, 0)).read_bytes()
+        for row, value in enumerate(values):
+            start = -(-(LONG.row_bytes + 4) // 64) * 64 * row
+            assert content[start : start + LONG.row_bytes] == value.tobytes()
+        np.testing.assert_array_equal(
+            zarr.open_array(tmp_path / "arrays/long", mode="r")[:5], values
+        )
+
+    @pytest.mark.parametrize("rows", [[4, 0, 1, 2, 4], [3], [0, 1, 2, 3, 4]], ids=str)
+    def test_long_rows_that_lie_close_together_are_read(self, store, tmp_path, rows):
+        # As zarr writes them, and as versions of ours did.
+        values = values_of(LONG, range(5))
+        zarr.open_array(tmp_path / "arrays/long", mode="r+")[:5] = values
+        size = (tmp_path / store.shard_file(LONG, 0)).stat().st_size
+        assert size == 5 * (LONG.row_bytes + 4) + 16 * 5 + 4
+        np.testing.assert_array_equal(store.read_rows(LONG, 0, np.array(rows)), values[rows])
 
 
 class TestHdf5Store(StoreContract):

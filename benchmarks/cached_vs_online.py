@@ -186,7 +186,12 @@ def verdict(holds: bool) -> str:
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--threads", type=int, help="CPU threads of each worker; by default one a core.")
 @click.option("--rounds", default=7, show_default=True, help="Of each stage, beside the warm-up.")
-@click.option("--steps", default=1, show_default=True, help="Of each source in a round.")
+@click.option(
+    "--steps",
+    default=2,
+    show_default=True,
+    help="Of each source in a round; every other memory step remembers the teacher's memories.",
+)
 @click.option("--wait-steps", default=10, show_default=True, help="To tell the wait for data.")
 @click.option("--slices", default=8, show_default=True, help="Of an encoder batch.")
 @click.option("--tracks", default=2, show_default=True, help="Of a memory batch.")

@@ -36,13 +36,14 @@ def followed(batch: ForcedWindows, teacher: SliceRunner) -> ForcedWindows:
         num_frames=windows.cached.num_frames,
         masks_T1SS=windows.masks[:, :1],
         by_mask=prompted_by_mask(windows.cached),
+        also_remember=range(length),
     )
     cached = replace(
         windows.cached,
         features_s16=features.s16.reshape(tracks, length, *features.s16.shape[1:]),
         conditioned_s16=torch.stack([each.conditioned_s16 for each in records], 1),
-        memory_s16=torch.stack([each.memory for each in entries], 1),
-        object_pointer=torch.stack([each.object_pointer for each in entries], 1),
+        memory_s16=torch.stack([entries[step].memory for step in range(length)], 1),
+        object_pointer=torch.stack([entries[step].object_pointer for step in range(length)], 1),
         object_score=torch.stack([each.object_score for each in records], 1),
         mask_logits=torch.stack([each.mask_logits[:, 0] for each in records], 1),
     )

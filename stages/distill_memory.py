@@ -50,7 +50,8 @@ class MemoryConfig(StudentLoopConfig):
         forced: share of the steps that remember the teacher's memories.
         temperature: of the distillation of logits.
         weight_feature: weight of the post-memory feature term.
-        weight_memory: of the memory encoder's term.
+        weight_memory: of the memory encoder's term, over the student's own memories that are
+            remembered; where the teacher's are, over those of one slice of the window, drawn.
         weight_kl: of the logits' KL term.
         weight_dice: of the soft Dice term.
         weight_presence: of the object score term.
@@ -116,6 +117,8 @@ class MemoryModule(nn.Module):
         cached = windows.cached
         tracks, length = cached.slice_rows.shape
         features = encode(self.runner, windows.pixels_on(device), recompute=config.recompute)
+        # The step's own random stream draws, so that a resumed run draws the same.
+        drawn = [int(torch.randint(length, ()))] if batch.forced else []
         records, own = follow_windows(
             self.runner,
             steps_of(features, tracks, length),
@@ -124,6 +127,7 @@ class MemoryModule(nn.Module):
             masks_T1SS=windows.masks[:, :1],
             by_mask=prompted_by_mask(cached),
             forced=_teacher_memories(cached, device) if batch.forced else None,
+            also_remember=drawn,
             recompute=config.recompute,
         )
         assert cached.features_s16 is not None
@@ -145,11 +149,12 @@ class MemoryModule(nn.Module):
                     conditioned[:, step],
                     self.sigma_track_conditioned_s16,  # type: ignore[arg-type]
                 )
-            terms["memory"] = feature_loss(
-                own[step].memory,
-                memory[:, step],
-                self.sigma_track_memory_s16,  # type: ignore[arg-type]
-            )
+            if step in own:
+                terms["memory"] = feature_loss(
+                    own[step].memory,
+                    memory[:, step],
+                    self.sigma_track_memory_s16,  # type: ignore[arg-type]
+                )
             for name, term in terms.items():
                 collected.setdefault(name, []).append(term)
         means = {name: torch.stack(values).mean() for name, values in collected.items()}

@@ -18,6 +18,9 @@ __all__ = [
 ]
 
 
+_TINY = 1e-8
+
+
 def soft_dice_loss(logits_BHW: Tensor, target_BHW: Tensor, *, smooth: float = 1.0) -> Tensor:
     """1 - soft Dice, mean over rows (Milletari et al. 2016). ``target`` in [0, 1]."""
     probability = logits_BHW.float().sigmoid()
@@ -92,10 +95,13 @@ def feature_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, sigma_C: Tensor) ->
         sigma_C: (C,) standard deviation per channel from the cache's statistics.
     """
     student, teacher = student_BCHW.float(), teacher_BCHW.float()
-    sigma = sigma_C.clamp(min=1e-6).reshape(1, -1, 1, 1)
-    squared = ((student - teacher) / sigma).square().mean()
-    cosine = F.cosine_similarity(student, teacher, dim=1).mean()
-    return squared + (1 - cosine)
+    # Deviations and norms are divided by once they are sums: no map is made for it.
+    squared_C = F.mse_loss(student, teacher, reduction="none").mean(dim=(0, 2, 3))
+    squared = (squared_C / sigma_C.clamp(min=1e-6).square()).mean()
+    product = (student * teacher).sum(1)
+    norms = student.norm(dim=1).clamp(min=_TINY) * teacher.norm(dim=1).clamp(min=_TINY)
+    loss: Tensor = squared + (1 - (product / norms).mean())
+    return loss
 
 
 def logit_distillation(

@@ -118,13 +118,14 @@ def student_of_stage(context: StageContext, stage: str) -> SliceRunner:
 
 
 def _arranged(runner: SliceRunner, device: str) -> SliceRunner:
-    """Lay the image encoder's weights out as the device computes fastest with them.
+    """Lay the weights of convolutions out as the device computes fastest with them.
 
-    On a CPU that is channels last, above all for backbones of depthwise convolutions
-    (``benchmarks.cached_vs_online`` times such a step).
+    On a CPU that is channels last in the encoders of images and of memories, above all for
+    depthwise convolutions (``benchmarks.cached_vs_online`` times such steps).
     """
     if pick_device(device).type == "cpu":
-        runner.model.vision_encoder.to(memory_format=torch.channels_last)
+        for part in (runner.model.vision_encoder, runner.model.memory_encoder):
+            part.to(memory_format=torch.channels_last)
     return runner
 
 

@@ -3,7 +3,7 @@
 Shape letters: T tracks, L steps, S network input in pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -20,8 +20,12 @@ __all__ = ["follow_windows", "prompted_by_mask", "steps_of"]
 
 def steps_of(features: SliceFeatures, tracks: int, length: int) -> list[SliceFeatures]:
     """Features of T*L slices, track by track → one record per step."""
-    index = torch.arange(tracks * length, device=features.s16.device).reshape(tracks, length)
-    return [features.take(index[:, step]) for step in range(length)]
+    levels = [
+        level.view(tracks, length, *level.shape[1:]).unbind(1)
+        for level in (features.s4, features.s8, features.s16)
+    ]
+    # Unbound, their gradients are put together once; taken by index, once for each step.
+    return [SliceFeatures(s4=s4, s8=s8, s16=s16) for s4, s8, s16 in zip(*levels, strict=True)]
 
 
 def prompted_by_mask(cached: TrackBatch) -> Tensor:
@@ -38,9 +42,13 @@ def follow_windows(
     forced: Sequence[MemoryEntry] | None = None,
     masks_T1SS: Tensor | None = None,
     by_mask: Tensor | None = None,
+    also_remember: Collection[int] = (),
     recompute: bool = False,
-) -> tuple[list[SliceRecord], list[MemoryEntry]]:
+) -> tuple[list[SliceRecord], dict[int, MemoryEntry]]:
     """Prompt the first step and follow.
+
+    The student's own memories are made where a later step remembers them: of all steps but the
+    last, and of none where the teacher's are remembered.
 
     Args:
         runner: the student.
@@ -50,19 +58,24 @@ def follow_windows(
         forced: the teacher's memories, remembered in place of the student's own.
         masks_T1SS: 0/1 masks of the first step; needed where ``by_mask`` is given.
         by_mask: (T,) bool: tracks whose prompt is their mask.
+        also_remember: steps whose own memory is wanted though nothing remembers it.
         recompute: make what is inside a followed step again for the gradient, to save memory.
 
     Returns:
-        What each step gave, and the memories that the student itself made.
+        What each step gave, and the memories that the student itself made, by step.
     """
-    record, entry = _first_step(runner, steps[0], prompts, masks_T1SS, by_mask)
-    records, own = [record], [entry]
+    wanted = {*also_remember, *(range(len(steps) - 1) if forced is None else ())}
+    record, entry = _first_step(
+        runner, steps[0], prompts, masks_T1SS, by_mask, remember=0 in wanted
+    )
+    records, own = [record], {} if entry is None else {0: entry}
     tracked = recomputed(runner.tracked, recompute=recompute)
     remember = recomputed(runner.remember, recompute=recompute)
     for position, features in enumerate(steps[1:], start=1):
-        bank = (own if forced is None else forced)[:position]
+        bank = list(own.values()) if forced is None else forced[:position]
         record = tracked(features, bank, position=position, reverse=False, num_frames=num_frames)
-        own.append(remember(features, record, position=position, prompted=False))
+        if position in wanted:
+            own[position] = remember(features, record, position=position, prompted=False)
         records.append(record)
     return records, own
 
@@ -73,28 +86,40 @@ def _first_step(
     prompts: Prompts,
     masks_T1SS: Tensor | None,
     by_mask: Tensor | None,
-) -> tuple[SliceRecord, MemoryEntry]:
+    *,
+    remember: bool,
+) -> tuple[SliceRecord, MemoryEntry | None]:
     """The prompted step: rows with a mask and rows with points apart, then together again."""
+
+    def entry_of(
+        features: SliceFeatures, record: SliceRecord, mask: Tensor | None = None
+    ) -> list[MemoryEntry]:
+        if not remember:
+            return []
+        entry = runner.remember(features, record, position=0, prompted=True, full_mask_B1SS=mask)
+        return [entry]
+
     if by_mask is None or not by_mask.any():
         record = runner.prompted(features, prompts)
-        return record, runner.remember(features, record, position=0, prompted=True)
+        return record, next(iter(entry_of(features, record)), None)
     assert masks_T1SS is not None
     device = features.s16.device
     with_points = (~by_mask).nonzero()[:, 0].to(device)
     with_mask = by_mask.nonzero()[:, 0].to(device)
-    parts: list[tuple[Tensor, SliceRecord, MemoryEntry]] = []
+    rows, records = [with_mask], []
+    entries: list[MemoryEntry] = []
     if len(with_points):
+        rows = [with_points, with_mask]
         here = features.take(with_points)
-        record = runner.prompted(here, prompts.take(with_points))
-        entry = runner.remember(here, record, position=0, prompted=True)
-        parts.append((with_points, record, entry))
+        records.append(runner.prompted(here, prompts.take(with_points)))
+        entries += entry_of(here, records[-1])
     here, mask = features.take(with_mask), masks_T1SS.to(device)[with_mask]
-    record = runner.mask_prompted(here, mask)
-    entry = runner.remember(here, record, position=0, prompted=True, full_mask_B1SS=mask)
-    parts.append((with_mask, record, entry))
-    order = torch.cat([chosen for chosen, _, _ in parts]).argsort()
-    record = _together([record for _, record, _ in parts]).take(order)
-    entries = [entry for _, _, entry in parts]
+    records.append(runner.mask_prompted(here, mask))
+    entries += entry_of(here, records[-1], mask)
+    order = torch.cat(rows).argsort()
+    record = _together(records).take(order)
+    if not entries:
+        return record, None
     entry = replace(
         entries[0],
         memory=torch.cat([entry.memory for entry in entries])[order],

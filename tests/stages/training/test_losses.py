@@ -76,6 +76,25 @@ def test_feature_loss_counts_in_deviations_and_by_direction():
     assert math.isfinite(feature_loss(student, teacher, torch.zeros(2)).item())
 
 
+def test_feature_loss_and_its_gradient_are_those_of_the_formula():
+    random = torch.Generator().manual_seed(0)
+    student = torch.randn(2, 5, 3, 4, generator=random, requires_grad=True)
+    teacher, sigma = torch.randn(2, 5, 3, 4, generator=random), torch.rand(5, generator=random) + 1
+    squared = ((student - teacher) / sigma[None, :, None, None]).square().mean()
+    expected = squared + 1 - F.cosine_similarity(student, teacher, dim=1).mean()
+    found = feature_loss(student, teacher, sigma)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, student), torch.autograd.grad(expected, student)
+    )
+
+
+def test_feature_loss_has_a_gradient_where_a_feature_is_zero():
+    student = torch.zeros(1, 2, 1, 1, requires_grad=True)
+    feature_loss(student, torch.ones(1, 2, 1, 1), torch.ones(2)).backward()
+    assert torch.isfinite(student.grad).all()
+
+
 def test_logit_distillation_is_the_kl_of_bernoullis():
     temperature = 2.0
     teacher, student = torch.tensor([[[2 * logit(0.8)]]]), torch.tensor([[[2 * logit(0.5)]]])

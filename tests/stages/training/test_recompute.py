@@ -36,7 +36,7 @@ def encoder_case(reader, recompute):
     return EncoderModule(runner, heads, config), batch
 
 
-def memory_case(reader, recompute):
+def memory_case(reader, recompute, *, forced=False):
     config = MemoryConfig(batch_size=2, length=3, recompute=recompute)
     runner = new_student(STUDENT, reader.path, seed=0, device="cpu")
     windows = TrackStream(
@@ -49,11 +49,29 @@ def memory_case(reader, recompute):
         features=True,
         seed=0,
     )(0)
-    batch = ForcedWindows(windows=windows, forced=False)
+    batch = ForcedWindows(windows=windows, forced=forced)
     return MemoryModule(runner, feature_deviations(reader), config), batch
 
 
-@pytest.mark.parametrize("case", [encoder_case, memory_case])
+def forced_case(reader, recompute):
+    return memory_case(reader, recompute, forced=True)
+
+
+def test_in_forced_windows_one_drawn_memory_is_learnt_from(reader):
+    module, batch = forced_case(reader, recompute=False)
+    seen = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            seen.append(float(module(batch)["memory"]))
+    values = set(seen)
+    assert 1 < len(values) <= 3  # one for each step of the window
+    torch.manual_seed(0)
+    with torch.no_grad():
+        assert float(module(batch)["memory"]) == seen[0]
+
+
+@pytest.mark.parametrize("case", [encoder_case, memory_case, forced_case])
 def test_recomputing_changes_no_result_and_keeps_less(reader, case):
     seen = []
     for recompute in (False, True):

@@ -42,6 +42,7 @@ def test_a_mixed_batch_equals_its_tracks_alone(runner, windows, by_mask):
         num_frames=frames,
         masks_T1SS=masks,
         by_mask=torch.tensor(by_mask),
+        also_remember=range(LENGTH),
     )
     for row, masked in enumerate(by_mask):
         one = torch.tensor([row])
@@ -52,6 +53,7 @@ def test_a_mixed_batch_equals_its_tracks_alone(runner, windows, by_mask):
             num_frames=int(frames[row]),
             masks_T1SS=masks[one],
             by_mask=torch.tensor([masked]),
+            also_remember=range(LENGTH),
         )
         for step in range(LENGTH):
             for name in ("mask_logits", "best_iou", "object_pointer", "object_score"):
@@ -60,6 +62,36 @@ def test_a_mixed_batch_equals_its_tracks_alone(runner, windows, by_mask):
             torch.testing.assert_close(
                 own[step].memory[one], memories[step].memory, rtol=1e-3, atol=1e-3
             )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masked", [False, True])
+def test_memories_are_made_where_they_are_remembered_or_asked_for(runner, windows, masked):
+    steps, prompts, masks, frames = windows
+
+    def made(**more):
+        records, own = follow_windows(
+            runner,
+            steps,
+            prompts,
+            num_frames=frames,
+            masks_T1SS=masks,
+            by_mask=torch.tensor([masked, False, masked, False]),
+            **more,
+        )
+        assert len(records) == LENGTH
+        assert all(own[step].position == step for step in own)
+        return own
+
+    teacher = made(also_remember=[LENGTH - 1])
+    assert list(teacher) == [0, 1, 2]
+    assert list(made()) == [0, 1]
+    forced = list(teacher.values())
+    assert list(made(forced=forced)) == []
+    for drawn in range(LENGTH):
+        own = made(forced=forced, also_remember=[drawn])
+        assert list(own) == [drawn]
+        torch.testing.assert_close(own[drawn].memory, teacher[drawn].memory)
 
 
 @torch.no_grad()

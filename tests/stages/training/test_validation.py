@@ -82,6 +82,7 @@ def test_the_teacher_followed_again_gives_the_cached_track(reader, runner):
             steps_of(runner.encode(pixels), 2, 3),
             Prompts(points_BN2=batch.points, labels_BN=batch.labels),
             num_frames=int(batch.num_frames[0]),
+            also_remember=range(3),
         )
     for step in range(3):
         for mine, cached in (

@@ -3,14 +3,14 @@
     python -m benchmarks.cached_vs_online [--json FILE] [--device cuda] [--threads N]
 
 MedSAM2 at 512 px (its real size, synthetic weights) teaches a student with MobileNetV3-small, one
-layer of memory attention and three slices of memory. For each of the two stages two processes, one
-that reads the cache and one that runs the teacher (``benchmarks.epoch_steps``), take turns: a round
-is some steps of the one and then of the other, while the other waits. An epoch is its number of
-steps times the seconds of a step, so the ratio of two epochs is that of two steps: the median over
-rounds. Peaks are those of whole processes, libraries and weights included, on a GPU those of its
-memory; beside their ratio stands that of what lies on top of the imported libraries. The share of
-the time that an encoder step waits for its batch is the training loop's own figure, from the second
-step on.
+layer of memory attention and three slices of memory, in batches of the stages' own size. For each
+of the two stages two processes, one that reads the cache and one that runs the teacher
+(``benchmarks.epoch_steps``), take turns: a round is some steps of the one and then of the other,
+while the other waits. An epoch is its number of steps times the seconds of a step, so the ratio of
+two epochs is that of two steps: the median over rounds. Peaks are those of whole processes,
+libraries and weights included, on a GPU those of its memory; beside their ratio stands that of what
+lies on top of the imported libraries. The share of the time that an encoder step waits for its
+batch is the training loop's own figure, from the second step on.
 """
 
 import json
@@ -27,6 +27,8 @@ import click
 
 from benchmarks.official_checkpoint import write_checkpoint
 from benchmarks.volumes import write_volumes
+from stages.distill_encoder import EncoderConfig
+from stages.distill_memory import MemoryConfig
 
 __all__ = ["compare"]
 
@@ -34,6 +36,7 @@ WANTED = {"encoder": 3.0, "memory": 5.0}
 WANTED_MEMORY = 0.5
 WANTED_WAIT = 0.02
 SOURCES = ("cached", "online")
+_ENCODER, _MEMORY = EncoderConfig(), MemoryConfig()  # a user's batches where nothing is said
 
 
 class Worker:
@@ -193,9 +196,9 @@ def verdict(holds: bool) -> str:
     help="Of each source in a round; every other memory step remembers the teacher's memories.",
 )
 @click.option("--wait-steps", default=10, show_default=True, help="To tell the wait for data.")
-@click.option("--slices", default=8, show_default=True, help="Of an encoder batch.")
-@click.option("--tracks", default=2, show_default=True, help="Of a memory batch.")
-@click.option("--length", default=4, show_default=True, help="Slices of a window.")
+@click.option("--slices", default=_ENCODER.batch_size, show_default=True, help="Encoder batch.")
+@click.option("--tracks", default=_MEMORY.batch_size, show_default=True, help="Memory batch.")
+@click.option("--length", default=_MEMORY.length, show_default=True, help="Slices of a window.")
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
 @click.option("--recompute", is_flag=True, help="The setting of this name of the stages.")
 @click.option("--freeze-encoder", is_flag=True, help="memory.train_encoder=false.")

@@ -1,6 +1,7 @@
 # make demo   set up, then distil the shipped teacher on the MNI152 brain (minutes on a CPU)
 # make test   set up, then run the tests
 # make check  what CI runs before the tests: ruff, mypy, import contracts
+# make bench  how fast a cache is read, beside the formats that others use (minutes, 12 GB of disk)
 # make clean  remove what these made
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 READY := $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: $(READY)
 	$(BIN)/efficient-medsam2 demo
@@ -22,6 +23,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks.cache_read
 
 clean:
 	rm -rf $(VENV) runs/demo runs/phantom build *.egg-info

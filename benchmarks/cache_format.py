@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.cache_samples import Batch, empty_batch, sample
 
-__all__ = ["Format", "Read", "check", "flush", "installed"]
+__all__ = ["Format", "Read", "check", "flush", "installed", "say_skipped"]
 
 Read = Callable[[Sequence[int], Batch], Any]
 """Fill a batch with the samples of these numbers. What it returns are the samples' numbers where
@@ -42,6 +42,17 @@ class Format:
 def installed(item: Format) -> bool:
     """Whether the package that a format needs is there."""
     return item.package is None or importlib.util.find_spec(item.package) is not None
+
+
+def say_skipped(formats: Sequence[Format]) -> list[str]:
+    """Print which formats are left out, and how to have them; their names."""
+    skipped = sorted(item.name for item in formats if not installed(item))
+    if skipped:
+        print(
+            f"not installed, left out: {', '.join(skipped)}. To have them: "
+            "python -m pip install --no-deps -r benchmarks/requirements.txt"
+        )
+    return skipped
 
 
 def flush(folder: Path) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cache_format import Format, Read, check, installed
+from benchmarks.cache_format import Format, Read, check, installed, say_skipped
 from benchmarks.cache_formats import FORMATS
 from benchmarks.cache_ratios import Times, cold_ratios, draw, numbers, warm_ratios
 from benchmarks.cache_samples import LEVELS, SAMPLE_BYTES, Batch, empty_batch
@@ -155,11 +155,8 @@ def read_cold(
 
 def run(folder: Path, *, count: int, rounds: int, batches: int, threads: int) -> dict[str, Any]:
     """Write, read and compare everything; give the report."""
-    there = {item.name: installed(item) for item in FORMATS}
-    formats = [item for item in FORMATS if there[item.name]]
-    skipped = sorted(name for name, installed in there.items() if not installed)
-    if skipped:
-        print(f"not installed, left out: {', '.join(skipped)}")
+    formats = [item for item in FORMATS if installed(item)]
+    skipped = say_skipped(FORMATS)
     places = write_all(folder, formats, count)
     for place in set(places.values()):
         warm(place)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cache_format import Format, installed
+from benchmarks.cache_format import Format, installed, say_skipped
 from benchmarks.cache_formats import FORMATS
 from benchmarks.cache_samples import SAMPLE_BYTES
 
@@ -85,9 +85,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     chosen = parser.parse_args()
     formats = [item for item in FORMATS if item.folder_of is None and installed(item)]
-    skipped = [item.name for item in FORMATS if not installed(item)]
-    if skipped:
-        print(f"not installed, left out: {', '.join(skipped)}")
+    say_skipped(FORMATS)
     with tempfile.TemporaryDirectory(prefix="cache-write-", dir=chosen.folder) as temporary:
         report = run(Path(temporary), formats, count=chosen.samples, rounds=chosen.rounds)
     print(f"{'':12} x raw   CPU ms a sample   bytes over samples'")

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cache import CacheReader
-from efficient_medsam2.networks.records import SliceFeatures
+from efficient_medsam2.networks.records import Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig
 from stages.context import Artifact, StageContext
@@ -23,7 +23,7 @@ from stages.training.answers import click_on_error, teacher_mask_term
 from stages.training.batches import PromptedSlices, SliceStream
 from stages.training.loop import train
 from stages.training.losses import feature_loss
-from stages.training.recompute import encode
+from stages.training.recompute import encode, recomputed
 from stages.training.resizing import resize_maps
 from stages.training.settings import StudentLoopConfig
 from stages.training.student import (
@@ -110,17 +110,20 @@ class EncoderModule(nn.Module):
 
     def _mask_term(self, batch: PromptedSlices, features: SliceFeatures) -> Tensor:
         assert isinstance(batch.features, SliceFeatures)
-        own = features.take(batch.slice_of)
-        cached = batch.features.take(batch.slice_of)
-        answer = self.teacher.answer(cached, batch.prompts)
-        record = self.runner.prompted(own, batch.prompts)
+        cached, slice_of = batch.features, batch.slice_of
+        ask = recomputed(self._prompted, recompute=self.config.recompute)
+        answer = self.teacher.answer_on(cached, batch.prompts, slice_of)
+        record = ask(features, batch.prompts, slice_of)
         term = teacher_mask_term(record, answer)
         # The step's own random stream decides, so that a resumed run decides the same.
         if self.config.second_click > 0 and float(torch.rand(())) < self.config.second_click:
             refined = click_on_error(batch.prompts, record, answer)
-            answer = self.teacher.answer(cached, refined)
-            term = (term + teacher_mask_term(self.runner.prompted(own, refined), answer)) / 2
+            answer = self.teacher.answer_on(cached, refined, slice_of)
+            term = (term + teacher_mask_term(ask(features, refined, slice_of), answer)) / 2
         return term
+
+    def _prompted(self, features: SliceFeatures, prompts: Prompts, slice_of: Tensor) -> SliceRecord:
+        return self.runner.prompted(features.take(slice_of), prompts)
 
 
 def training_rows(reader: CacheReader, config: EncoderConfig) -> np.ndarray:

@@ -40,7 +40,7 @@ class PromptedSlices:
             until ``to`` makes numbers of them; a level that is not cached gets zero channels.
         prompts: R prompts in pixels of the student's input.
         slice_of: (R,) which slice each is on.
-        masks: (R, S, S) labels of the prompted objects; bool, float32 from ``to``.
+        masks: (R, S, S) bool labels of the prompted objects.
     """
 
     image: Tensor
@@ -55,7 +55,7 @@ class PromptedSlices:
         return to_network_input(self.image)
 
     def to(self, device: torch.device) -> "PromptedSlices":
-        """Copy to a device; features and masks become float32 there."""
+        """Copy to a device; features become float32 there."""
         features = self.features
         if isinstance(features, Levels):
             features = decoded_features(features, device)
@@ -64,7 +64,7 @@ class PromptedSlices:
             features=None if features is None else features.to(device, torch.float32),
             prompts=self.prompts.to(device),
             slice_of=self.slice_of.to(device),
-            masks=self.masks.to(device).float(),
+            masks=self.masks.to(device),
         )
 
 

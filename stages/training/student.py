@@ -1,7 +1,7 @@
 """The student in a stage: made from a cache, taken over from the stage before, handed on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ MODEL_FOLDER = "model"
 """Model folder inside a stage's artifact folder."""
 
 _ENCODER = ("vision_encoder.",)
+_PIXELS_AT_ONCE = 16 * 512**2  # of the inputs that belong to the rows of one decoder call
 
 
 def open_cache(context: StageContext) -> CacheReader:
@@ -219,6 +220,27 @@ class TeacherHeads:
         )
         return replace(
             record, mask_logits=logits, visible_logits=visible, candidate_logits=candidates
+        )
+
+    def answer_on(
+        self, features: SliceFeatures, prompts: Prompts, slice_of_R: Tensor
+    ) -> SliceRecord:
+        """``answer`` where prompts share slices, so many rows at once that memory stays small.
+
+        Args:
+            features: the teacher's of the slices.
+            prompts: as for ``answer``.
+            slice_of_R: which slice each prompt is on.
+        """
+        at_once = max(1, _PIXELS_AT_ONCE // self.runner.image_size**2)
+        rows = torch.arange(len(slice_of_R), device=slice_of_R.device)
+        parts = [
+            self.answer(features.take(slice_of_R[some]), prompts.take(some))
+            for some in torch.split(rows, at_once)
+        ]
+        names = [field.name for field in fields(SliceRecord)]
+        return SliceRecord(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         )
 
 

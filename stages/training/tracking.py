@@ -59,15 +59,14 @@ def follow_windows(
         masks_T1SS: 0/1 masks of the first step; needed where ``by_mask`` is given.
         by_mask: (T,) bool: tracks whose prompt is their mask.
         also_remember: steps whose own memory is wanted though nothing remembers it.
-        recompute: make what is inside a followed step again for the gradient, to save memory.
+        recompute: make what is inside a step again for the gradient, to save memory.
 
     Returns:
         What each step gave, and the memories that the student itself made, by step.
     """
     wanted = {*also_remember, *(range(len(steps) - 1) if forced is None else ())}
-    record, entry = _first_step(
-        runner, steps[0], prompts, masks_T1SS, by_mask, remember=0 in wanted
-    )
+    first = recomputed(_first_step, recompute=recompute)
+    record, entry = first(runner, steps[0], prompts, masks_T1SS, by_mask, remember=0 in wanted)
     records, own = [record], {} if entry is None else {0: entry}
     tracked = recomputed(runner.tracked, recompute=recompute)
     remember = recomputed(runner.remember, recompute=recompute)

@@ -173,6 +173,19 @@ def test_encoder_then_finetuning_then_evaluation(student, medsam_cache, blocks, 
         assert arrays["s16_teacher_0"].shape == arrays["s16_finetune_0"].shape
 
 
+@pytest.mark.parametrize("kind", ["medsam", "sam2"])
+def test_a_few_answers_at_a_time_are_those_at_once(kind, medsam_reader, reader, monkeypatch):
+    cache = medsam_reader if kind == "medsam" else reader
+    heads = TeacherHeads.of_cache(cache)
+    batch = stream(cache)(0).to(torch.device("cpu"))
+    assert len(batch.slice_of) > 2
+    at_once = heads.answer(batch.features.take(batch.slice_of), batch.prompts)
+    monkeypatch.setattr("stages.training.student._PIXELS_AT_ONCE", 2 * heads.runner.image_size**2)
+    few = heads.answer_on(batch.features, batch.prompts, batch.slice_of)
+    for field in dataclasses.fields(at_once):
+        torch.testing.assert_close(getattr(few, field.name), getattr(at_once, field.name))
+
+
 def test_a_smaller_student_needs_a_mode_before_anything_runs(cache_path, tmp_path):
     with pytest.raises(NetworkConfigError, match=r"student.resize_targets=area"):
         distill_encoder.run(

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cache_format import Format, Read, flush
-from benchmarks.cache_samples import LEVELS, Batch, index, sample, samples, spec
+from benchmarks.cache_samples import LEVELS, Batch, index, placed_zeros, sample, samples, spec
 from benchmarks.streaming_formats import STREAMING
 from cache import CacheReader, CacheWriter
 from cache.encoding import StoredWord, encode
-from cache.placement import placed_zeros
 from cache.schema import TILE_SIDE
 
 __all__ = ["FORMATS", "check_int8"]

@@ -1,7 +1,6 @@
 """A ring of batch buffers that are filled again and again.
 
 Fresh memory for every batch costs more than reading into it: the kernel has to clear each page.
-Where in a page the memory begins counts as well (``cache.placement``).
 
 Letters: K slots of the ring, B rows of a batch.
 """
@@ -15,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache.placement import PLACE_BYTES, place_in_page
 from cache.schema import ArraySpec
 
 __all__ = ["BatchSlot", "make_ring"]
@@ -57,12 +55,10 @@ def make_ring(arrays: Sequence[ArraySpec], *, slots: int, batch_size: int) -> li
         tensors: dict[str, Tensor] = {}
         views: dict[str, npt.NDArray[Any]] = {}
         for array in arrays:
-            size = batch_size * array.row_bytes
-            memory = torch.empty(size + PLACE_BYTES, dtype=torch.uint8, pin_memory=pin)
-            memory.zero_()  # pages are made here, not under the first batches
-            start = place_in_page(memory.data_ptr())
+            shape = (batch_size, *array.shape)
             kind = torch.from_numpy(np.empty(0, dtype=array.dtype)).dtype
-            tensor = memory[start : start + size].view(kind).view(batch_size, *array.shape)
+            tensor = torch.empty(shape, dtype=kind, pin_memory=pin)
+            tensor.zero_()  # pages are made here, not under the first batches
             tensors[array.name], views[array.name] = tensor, tensor.numpy()
         ring.append(BatchSlot(tensors=tensors, views=views))
     return ring

@@ -30,6 +30,7 @@ from cache.ledger import LedgerEntry, ShardFile, entry_path, load_ledger
 from cache.lock import LOCK_NAME, FolderLock
 from cache.mending import precompute_command, repair_command
 from cache.schema import CacheSpec, Difference, RowSpace
+from cache.shard_index import ROW_ALIGNMENT
 from cache.side_files import SIDE_FILES_NAME
 from cache.sizes import check_room, required_bytes, space_errors
 from cache.store import ArrayStore
@@ -49,7 +50,7 @@ def open_store(path: Path, header: CacheHeader) -> ArrayStore:
     """Give the store that a header names."""
     if header.spec.format == "hdf5":
         return Hdf5Store(path, header.spec, header.counts)
-    return ZarrStore(path, header.spec, header.counts)
+    return ZarrStore(path, header.spec, header.counts, row_alignment=header.row_alignment)
 
 
 def prepare_folder(
@@ -139,7 +140,7 @@ def _prepare_locked(
     (path / LEDGER_FOLDER).mkdir(exist_ok=True)
     folder = path / INDEX_FOLDER
     if any(index_file_problem(folder, name, file) for name, file in header.index_files.items()):
-        return _write_header_and_index(path, header.spec, index)
+        return _write_header_and_index(path, header.spec, index, header.row_alignment)
     return header
 
 
@@ -169,7 +170,9 @@ def _remove_content(path: Path) -> None:
             shutil.rmtree(path / folder)
 
 
-def _write_header_and_index(path: Path, spec: CacheSpec, index: CacheIndex) -> CacheHeader:
+def _write_header_and_index(
+    path: Path, spec: CacheSpec, index: CacheIndex, row_alignment: int = ROW_ALIGNMENT
+) -> CacheHeader:
     files = encode_index(index)
     header = CacheHeader(
         spec=spec,
@@ -179,6 +182,7 @@ def _write_header_and_index(path: Path, spec: CacheSpec, index: CacheIndex) -> C
             name: {"bytes": len(content), "sha256": sha256_of_bytes(content)}
             for name, content in files.items()
         },
+        row_alignment=row_alignment,
     )
     write_header(path, header)
     write_index(path / INDEX_FOLDER, files)

@@ -18,6 +18,7 @@ from cache.durable import canonical_json, sha256_of_bytes, write_durably
 from cache.errors import CacheCorruptError, CacheMissingError, CacheStaleError
 from cache.mending import precompute_command, repair_command
 from cache.schema import ROW_SPACES, SCHEMA_VERSION, CacheSpec, RowSpace
+from cache.shard_index import CLOSE_TOGETHER, ROW_ALIGNMENT
 
 __all__ = [
     "ARRAYS_FOLDER",
@@ -52,12 +53,15 @@ class CacheHeader:
         counts: rows of each row space.
         index_sha256: digest of the index's values.
         index_files: index file name → ``{"bytes", "sha256"}``.
+        row_alignment: bytes at a multiple of which long rows start in Zarr shards; not part of the
+            identity, but kept, so that a shard that is made again has the bytes it had.
     """
 
     spec: CacheSpec
     counts: Mapping[RowSpace, int]
     index_sha256: str
     index_files: Mapping[str, Mapping[str, Any]]
+    row_alignment: int = ROW_ALIGNMENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,7 @@ def encode_header(header: CacheHeader) -> bytes:
         "counts": dict(header.counts),
         "index_sha256": header.index_sha256,
         "index_files": {name: dict(value) for name, value in header.index_files.items()},
+        "row_alignment": header.row_alignment,
     }
     return encode_checked(record)
 
@@ -129,6 +134,7 @@ def read_header(path: Path) -> CacheHeader:
             counts={space: int(record["counts"][space]) for space in ROW_SPACES},
             index_sha256=record["index_sha256"],
             index_files=record["index_files"],
+            row_alignment=int(record.get("row_alignment", CLOSE_TOGETHER)),
         )
     except (KeyError, TypeError, ValidationError) as error:
         raise _damaged(file, str(error)) from error

@@ -27,7 +27,6 @@ from cache.ledger import Ledger, ShardFile, cache_digest, open_ledger
 from cache.mending import precompute_command, repair_command
 from cache.mirror import Mirror
 from cache.mirrored_read import MirroredReader
-from cache.placement import placed_zeros
 from cache.schema import ArraySpec, CacheSpec, RowSpace
 from cache.statistics import ChannelStatistics
 
@@ -163,7 +162,7 @@ class CacheReader:
         """
         spec = self._array(array)
         wanted = self._check_rows(spec, rows)
-        out = placed_zeros((len(wanted), *spec.shape), spec.dtype)
+        out = np.empty((len(wanted), *spec.shape), dtype=spec.dtype)
         self._fill(wanted, [(spec, out)])
         return out
 
@@ -182,8 +181,7 @@ class CacheReader:
     def read_into(self, outs: Mapping[str, npt.NDArray[Any]], rows: npt.ArrayLike) -> None:
         """Read the same rows of several arrays into memory that the caller owns.
 
-        Nothing is copied on the way. May be called from several threads at once. Memory of
-        ``cache.placement.placed_zeros`` is filled fastest.
+        Nothing is copied on the way. May be called from several threads at once.
 
         Args:
             outs: name of an array → (n, *shape of a row), C-contiguous, of the stored type; all

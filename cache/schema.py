@@ -232,7 +232,7 @@ class CacheSpec(BaseModel):
         return range(start, min(start + self.rows_per_shard, rows))
 
     def shard_file_bytes(self, array: ArraySpec, rows: int) -> int:
-        """Give the exact size of a shard file that holds ``rows`` rows.
+        """Give the size of a shard file that holds ``rows`` rows, exact in a new cache.
 
         Each row carries a 4-byte checksum, and in a Zarr shard some room up to the next. A Zarr
         shard ends with an index of 16 bytes a row slot and its own checksum (Zarr v3

@@ -5,7 +5,8 @@ endian, and the crc32c of that table; an empty slot is two times 2^64 - 1. Each 
 its own crc32c. https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 
 The index may leave room between rows, and ours does: long rows start at a multiple of 64 bytes,
-because a processor copies them from the kernel's memory an eighth faster from there.
+because processors copy them out of the kernel's memory faster from there. In caches of earlier
+versions each row starts right behind the one before, and stays so when such a cache is written on.
 """
 
 import os
@@ -18,12 +19,23 @@ import numpy.typing as npt
 
 from cache.checksum import CRC_BYTES, crc32c
 
-__all__ = ["LONGEST_GAP", "ShardIndex", "read_zarr_index", "zarr_index", "zarr_row_stride"]
+__all__ = [
+    "CLOSE_TOGETHER",
+    "LONGEST_GAP",
+    "ROW_ALIGNMENT",
+    "ShardIndex",
+    "read_zarr_index",
+    "zarr_index",
+    "zarr_row_stride",
+]
 
 _EMPTY = (1 << 64) - 1
-_ALIGNMENT = 64
+ROW_ALIGNMENT = 64
+"""Bytes at a multiple of which a long row starts in a new cache."""
+CLOSE_TOGETHER = 1
+"""The same of caches of earlier versions."""
 _LONG_ROW = 4096  # below, the room between rows would be more than 1.5 % of a file
-LONGEST_GAP = CRC_BYTES + _ALIGNMENT
+LONGEST_GAP = CRC_BYTES + ROW_ALIGNMENT
 """Bytes between rows that are read along where neighbouring rows are read at once."""
 
 
@@ -33,8 +45,8 @@ class ShardIndex:
 
     Attributes:
         offsets: byte of each row; a ``range`` where rows lie one after the other.
-        gap: bytes from a row's end to the next row's start, at least; the first four are the
-            row's crc32c, little endian. 0 where rows have no checksum behind them.
+        gap: bytes from a row's end to the next row's start, where ``offsets`` is a ``range``; the
+            first four are the row's crc32c, little endian. 0 where rows have none behind them.
         checksums: uint32 (rows,): crc32c of the rows as the file itself states them elsewhere,
             or ``None``.
     """
@@ -44,23 +56,25 @@ class ShardIndex:
     checksums: npt.NDArray[np.uint32] | None = None
 
 
-def zarr_row_stride(row_bytes: int) -> int:
+def zarr_row_stride(row_bytes: int, alignment: int = ROW_ALIGNMENT) -> int:
     """Give the bytes from the start of a row to that of the next, its checksum included."""
     length = row_bytes + CRC_BYTES
-    return length if row_bytes < _LONG_ROW else -(-length // _ALIGNMENT) * _ALIGNMENT
+    return length if row_bytes < _LONG_ROW else -(-length // alignment) * alignment
 
 
 @lru_cache(maxsize=256)
-def zarr_index(row_bytes: int, rows: int, slots: int) -> bytes:
+def zarr_index(row_bytes: int, rows: int, slots: int, *, alignment: int = ROW_ALIGNMENT) -> bytes:
     """Give the index of a shard as we write it, its checksum included.
 
     Args:
         row_bytes: bytes of a row without its checksum.
         rows: rows that are there.
         slots: rows that a full shard has.
+        alignment: of long rows.
     """
+    stride = zarr_row_stride(row_bytes, alignment)
     table = np.full((slots, 2), _EMPTY, dtype="<u8")
-    table[:rows, 0] = np.arange(rows, dtype=np.uint64) * np.uint64(zarr_row_stride(row_bytes))
+    table[:rows, 0] = np.arange(rows, dtype=np.uint64) * np.uint64(stride)
     table[:rows, 1] = row_bytes + CRC_BYTES
     content = table.tobytes()
     return content + crc32c(content).to_bytes(CRC_BYTES, "little")

@@ -24,7 +24,13 @@ from cache.encoding import ENCODING_ATTRIBUTES
 from cache.errors import CacheCorruptError
 from cache.layout import ARRAYS_FOLDER
 from cache.schema import ArraySpec, CacheSpec, RowSpace
-from cache.shard_index import ShardIndex, read_zarr_index, zarr_index, zarr_row_stride
+from cache.shard_index import (
+    ROW_ALIGNMENT,
+    ShardIndex,
+    read_zarr_index,
+    zarr_index,
+    zarr_row_stride,
+)
 from cache.store import damaged_shard
 
 __all__ = ["ZarrStore"]
@@ -41,13 +47,22 @@ class ZarrStore:
         cache: the cache folder.
         spec: its spec.
         counts: rows of each row space.
+        row_alignment: bytes at a multiple of which long rows start in the shards that it writes.
     """
 
-    def __init__(self, cache: Path, spec: CacheSpec, counts: Mapping[RowSpace, int]) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        spec: CacheSpec,
+        counts: Mapping[RowSpace, int],
+        *,
+        row_alignment: int = ROW_ALIGNMENT,
+    ) -> None:
         self._cache = cache
         self._folder = cache / ARRAYS_FOLDER
         self._spec = spec
         self._counts = counts
+        self._row_alignment = row_alignment
         self._readable: dict[str, zarr.Array[Any]] = {}
         self._direct: dict[str, bool] = {}
         self._written: dict[str, dict[str, Any]] = {}
@@ -169,13 +184,16 @@ class ZarrStore:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f"{file.name}.{os.getpid()}{_PARTIAL}")
         with partial.open("wb", buffering=0) as opened:
-            gap = zarr_row_stride(array.row_bytes) - array.row_bytes
+            alignment = self._row_alignment
+            gap = zarr_row_stride(array.row_bytes, alignment) - array.row_bytes
             trailers = np.zeros((len(plain), gap), dtype=np.uint8)
             checksums = row_checksums(plain).astype("<u4").view(np.uint8)
             trailers[:, :CRC_BYTES] = checksums.reshape(-1, CRC_BYTES)
             pairs = zip(rows, trailers, strict=True)
             write_pieces(opened.fileno(), [piece for pair in pairs for piece in pair])
-            index = zarr_index(array.row_bytes, len(plain), self._spec.rows_per_shard)
+            index = zarr_index(
+                array.row_bytes, len(plain), self._spec.rows_per_shard, alignment=alignment
+            )
             write_pieces(opened.fileno(), [np.frombuffer(index, dtype=np.uint8)])
             os.fsync(opened.fileno())
         partial.replace(file)

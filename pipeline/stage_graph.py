@@ -20,6 +20,10 @@ __all__ = ["build_graph", "fraction_suffix"]
 _WITHOUT_EFFECT = frozenset({"log_every", "checkpoint_seconds", "recompute"})
 """Settings of the training loop that change no result: no reason to train again."""
 
+_MEMORY_RECIPE = 2
+"""Raised when the stage's code learns something else from the same settings; 2: own memories count
+where they are remembered or drawn, no longer all. What was trained by an older one is stale."""
+
 _NOT_IN_A_CACHE = (
     "cache.path",
     "cache.mirror",
@@ -121,6 +125,7 @@ def _memory(config: "Config") -> StageNode:
 
     settings = _settings(config, student=config.student, memory=config.memory)
     del settings["memory.enabled"]
+    settings["memory.recipe"] = _MEMORY_RECIPE
     return StageNode(
         name="memory",
         upstream=("encoder", "precompute"),

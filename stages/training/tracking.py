@@ -58,7 +58,7 @@ def follow_windows(
         forced: the teacher's memories, remembered in place of the student's own.
         masks_T1SS: 0/1 masks of the first step; needed where ``by_mask`` is given.
         by_mask: (T,) bool: tracks whose prompt is their mask.
-        also_remember: steps whose own memory is wanted though nothing remembers it.
+        also_remember: steps of the window whose own memory is wanted though nothing remembers it.
         recompute: make what is inside a step again for the gradient, to save memory.
 
     Returns:
@@ -89,36 +89,31 @@ def _first_step(
     remember: bool,
 ) -> tuple[SliceRecord, MemoryEntry | None]:
     """The prompted step: rows with a mask and rows with points apart, then together again."""
-
-    def entry_of(
-        features: SliceFeatures, record: SliceRecord, mask: Tensor | None = None
-    ) -> list[MemoryEntry]:
-        if not remember:
-            return []
-        entry = runner.remember(features, record, position=0, prompted=True, full_mask_B1SS=mask)
-        return [entry]
-
     if by_mask is None or not by_mask.any():
         record = runner.prompted(features, prompts)
-        return record, next(iter(entry_of(features, record)), None)
+        if not remember:
+            return record, None
+        return record, runner.remember(features, record, position=0, prompted=True)
     assert masks_T1SS is not None
     device = features.s16.device
     with_points = (~by_mask).nonzero()[:, 0].to(device)
     with_mask = by_mask.nonzero()[:, 0].to(device)
-    rows, records = [with_mask], []
-    entries: list[MemoryEntry] = []
+    mask = masks_T1SS.to(device)[with_mask]
+    parts: list[tuple[Tensor, SliceFeatures, SliceRecord, Tensor | None]] = []
     if len(with_points):
-        rows = [with_points, with_mask]
         here = features.take(with_points)
-        records.append(runner.prompted(here, prompts.take(with_points)))
-        entries += entry_of(here, records[-1])
-    here, mask = features.take(with_mask), masks_T1SS.to(device)[with_mask]
-    records.append(runner.mask_prompted(here, mask))
-    entries += entry_of(here, records[-1], mask)
-    order = torch.cat(rows).argsort()
-    record = _together(records).take(order)
-    if not entries:
+        record = runner.prompted(here, prompts.take(with_points))
+        parts.append((with_points, here, record, None))
+    here = features.take(with_mask)
+    parts.append((with_mask, here, runner.mask_prompted(here, mask), mask))
+    order = torch.cat([chosen for chosen, *_ in parts]).argsort()
+    record = _together([record for *_, record, _ in parts]).take(order)
+    if not remember:
         return record, None
+    entries = [
+        runner.remember(here, answer, position=0, prompted=True, full_mask_B1SS=given)
+        for _, here, answer, given in parts
+    ]
     entry = replace(
         entries[0],
         memory=torch.cat([entry.memory for entry in entries])[order],

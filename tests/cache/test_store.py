@@ -20,8 +20,8 @@ COUNTS = {"slices": 12, "prompts": 0, "tracks": 4}
 
 def values_of(array, rows):
     return (
-        (np.random.default_rng(len(rows)).normal(size=(len(rows), *array.shape)) * 50)
-        .astype(np.int8 if array.dtype == "uint8" else array.dtype)
+        np.random.default_rng(len(rows))
+        .uniform(0, 250, (len(rows), *array.shape))
         .astype(array.dtype)
     )
 

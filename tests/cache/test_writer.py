@@ -19,13 +19,23 @@ from cache import (
     CacheStaleError,
     CacheWriter,
     TeacherIdentity,
+    discard_bad,
     required_bytes,
     verify,
 )
 from cache.creation import prepare_folder
+from cache.layout import encode_checked
 from cache.zarr_store import ZarrStore
 from tests.cache import example
-from tests.cache.example import content_of, fill, make_cache, make_index, make_spec, shard_values
+from tests.cache.example import (
+    content_of,
+    fill,
+    make_cache,
+    make_index,
+    make_spec,
+    shard_values,
+    values_of,
+)
 
 SCRIPTS = Path(__file__).parent
 
@@ -271,6 +281,41 @@ class ForgetfulStore(ZarrStore):
         if array.name == "label":
             values.flat[0] ^= 1
         return values
+
+
+@pytest.mark.parametrize("alignment", [None, 64])
+def test_shards_made_again_have_the_bytes_they_had(tmp_path, alignment):
+    """Rows of caches of earlier versions, whose header names no alignment, lie close together."""
+    wide = ArraySpec(name="wide", rows="slices", shape=(4157,), dtype="uint8")
+    spec = make_spec(arrays=(wide,))
+    index = make_index(prompts=[], tracks=[])
+    CacheWriter.create_or_resume(tmp_path, spec, index).close()
+    header = tmp_path / "cache.json"
+    record = json.loads(header.read_bytes())
+    assert record.pop("row_alignment") == 64
+    if alignment is None:
+        del record["sha256"]
+        header.write_bytes(encode_checked(record))
+
+    def write():
+        with CacheWriter.create_or_resume(tmp_path, spec, index) as writer:
+            for shard in writer.missing_shards("slices"):
+                writer.write_shard("slices", shard, shard_values(writer, "slices", shard))
+            writer.finish()
+
+    write()
+    stride = 4157 + 4 if alignment is None else 4224
+    shard = tmp_path / "arrays/wide/c/1/0"
+    assert shard.stat().st_size == 5 * stride + 16 * 5 + 4
+    digest, content = CacheReader(tmp_path).digest(), shard.read_bytes()
+    shard.write_bytes(content[:100] + b"?" + content[101:])
+    (tmp_path / "index" / "slices.parquet").unlink()  # written again as well, header and all
+    discard_bad(tmp_path, verify(tmp_path))
+    write()
+    assert shard.read_bytes() == content
+    reader = CacheReader(tmp_path)
+    assert reader.digest() == digest
+    np.testing.assert_array_equal(reader.read("wide", [7, 6, 27]), values_of(wide, [7, 6, 27]))
 
 
 def test_a_disk_that_gives_other_values_back_is_found_at_once(tmp_path):

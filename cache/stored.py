@@ -116,14 +116,18 @@ def to_stored(
 ) -> Tensor:
     """Give real numbers on a device; the bytes cross over as they are stored.
 
+    To a GPU they cross in the background where they lie in page-locked memory.
+
     Args:
         values: as stored.
         device: where they are wanted.
         dtype: of the result; a plain tensor keeps its own where None.
     """
+    # Only towards a GPU: what comes from one is read at once.
+    background = torch.device(device).type == "cuda"
     if isinstance(values, TileMaps):
-        return values.to(device, dtype)
-    there = values.to(device)
+        return values.to(device, dtype, non_blocking=background)
+    there = values.to(device, non_blocking=background)
     return there if dtype is None else there.to(dtype)
 
 

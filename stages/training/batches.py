@@ -55,16 +55,16 @@ class PromptedSlices:
         return to_network_input(self.image)
 
     def to(self, device: torch.device) -> "PromptedSlices":
-        """Copy to a device; features become float32 there."""
+        """Copy to a device, in the background out of pinned memory; features become float32."""
         features = self.features
         if isinstance(features, Levels):
             features = decoded_features(features, device)
         return PromptedSlices(
-            image=self.image.to(device),
+            image=self.image.to(device, non_blocking=True),
             features=None if features is None else features.to(device, torch.float32),
             prompts=self.prompts.to(device),
-            slice_of=self.slice_of.to(device),
-            masks=self.masks.to(device),
+            slice_of=self.slice_of.to(device, non_blocking=True),
+            masks=self.masks.to(device, non_blocking=True),
         )
 
 
@@ -93,7 +93,7 @@ class TrackWindows:
 
     def pixels_on(self, device: torch.device) -> Tensor:
         """The same, made on a device."""
-        return to_network_input(self.image.to(device))
+        return to_network_input(self.image.to(device, non_blocking=True))
 
 
 def photometric(image: Tensor, generator: np.random.Generator, *, strength: float) -> Tensor:

@@ -33,6 +33,7 @@ from stages.training.checkpoint import (
 )
 from stages.training.journal import Journal
 from stages.training.optimisation import learning_rate_at, make_optimizer
+from stages.training.pinning import pinned
 from stages.training.settings import LoopConfig
 from stages.training.task import TrainingResult, TrainingTask
 
@@ -127,7 +128,8 @@ class _Run:
             for step in range(first, config.steps)
             for micro in range(config.accumulate)
         )
-        stream = prefetch(self.task.make_batch, numbers)
+        on_gpu = self.accelerator.device.type == "cuda"
+        stream = prefetch(self._make_pinned if on_gpu else self.task.make_batch, numbers)
         started = saved = time.monotonic()
         self.module.train()
         bar = self.context.progress.bar(
@@ -150,6 +152,9 @@ class _Run:
                 if self._saves(time.monotonic() - saved):
                     self._save()
                     saved = time.monotonic()
+
+    def _make_pinned(self, number: int) -> Any:  # noqa: ANN401 - whatever the task makes
+        return pinned(self.task.make_batch(number))
 
     def _step(self, step: int, stream: Iterator[Any]) -> dict[str, float]:
         config = self.config

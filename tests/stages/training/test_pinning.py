@@ -1,0 +1,74 @@
+"""Every tensor of a batch, however deep, goes where it is fetched from in the background."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from cache.dataset import select_tracks
+from cache.stored import TileMaps
+from stages.distill_memory import ForcedWindows
+from stages.training.batches import SliceStream, TrackStream
+from stages.training.pinning import changed_tensors, pinned
+
+
+def tensors_of(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if not dataclasses.is_dataclass(value):
+        return []
+    return [t for f in dataclasses.fields(value) for t in tensors_of(getattr(value, f.name))]
+
+
+@pytest.fixture(params=["slices", "tracks"])
+def batch(request, reader):
+    if request.param == "slices":
+        rows = reader.index.select("slices", split="train")
+        return SliceStream(
+            reader,
+            rows,
+            batch_size=2,
+            prompts_per_slice=2,
+            smallest=1,
+            box_share=0.5,
+            augment=0.0,
+            features=True,
+            seed=0,
+        )(0)
+    windows = TrackStream(
+        reader,
+        select_tracks(reader, split="train", minimum_length=3),
+        batch_size=2,
+        length=3,
+        augment=0.0,
+        labelled_rows=None,
+        features=True,
+        seed=0,
+    )(0)
+    return ForcedWindows(windows=windows, forced=True)
+
+
+def test_all_tensors_of_a_batch_are_changed_and_nothing_else(batch):
+    copy = changed_tensors(batch, lambda stored: stored.clone())
+    before, after = tensors_of(batch), tensors_of(copy)
+    assert len(before) == len(after) > 5
+    for mine, its in zip(before, after, strict=True):
+        assert torch.equal(mine, its)
+        assert not mine.numel() or mine.data_ptr() != its.data_ptr()
+    assert type(copy) is type(batch)
+    if isinstance(batch, ForcedWindows):
+        assert copy.forced is True
+
+
+def test_maps_in_int8_are_changed_with_their_scales():
+    maps = TileMaps(
+        tiles=torch.zeros(1, 2, 16, 16, dtype=torch.int8), scales=torch.ones(1, 2, 1, 1)
+    )
+    seen = []
+    changed_tensors(maps, lambda stored: seen.append(stored) or stored)
+    assert seen == [maps]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_pinned_batches_are_page_locked(batch):
+    assert all(tensor.is_pinned() for tensor in tensors_of(pinned(batch)))

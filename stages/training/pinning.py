@@ -18,8 +18,16 @@ T = TypeVar("T")
 
 
 def pinned(batch: T) -> T:
-    """Give a batch whose tensors lie in page-locked memory. Needs a CUDA device."""
-    return changed_tensors(batch, lambda stored: stored.pin_memory())
+    """Give a batch whose tensors lie in page-locked memory, or on a device already.
+
+    Needs a CUDA device.
+    """
+
+    def lock(stored: Stored) -> Stored:
+        tensor = stored.tiles if isinstance(stored, TileMaps) else stored
+        return stored.pin_memory() if tensor.device.type == "cpu" else stored
+
+    return changed_tensors(batch, lock)
 
 
 def changed_tensors(batch: T, change: Callable[[Stored], Stored]) -> T:

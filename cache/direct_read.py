@@ -25,7 +25,7 @@ __all__ = ["DirectReader", "read_shard"]
 
 Values = npt.NDArray[Any]
 
-_CALL_BYTES = 1 << 19  # what one call reads is still in the processor's cache when it is summed
+_CALL_BYTES = 1 << 20  # what one call reads is still in a processor cache when it is summed
 _CALL_ROWS = 256  # two pieces each; the kernel takes 1024 in one call
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
 _UNKNOWN = -1

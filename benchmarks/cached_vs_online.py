@@ -200,7 +200,7 @@ def verdict(holds: bool) -> str:
 @click.option("--tracks", default=_MEMORY.batch_size, show_default=True, help="Memory batch.")
 @click.option("--length", default=_MEMORY.length, show_default=True, help="Slices of a window.")
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
-@click.option("--recompute", is_flag=True, help="The setting of this name of the stages.")
+@click.option("--recompute", type=click.Choice(["no", "encoder", "all"]), help="As in a config.")
 @click.option("--freeze-encoder", is_flag=True, help="memory.train_encoder=false.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), help="Of MedSAM2.")
 @click.option("--cache", type=click.Path(path_type=Path, exists=True), help="Made by it.")
@@ -216,7 +216,7 @@ def main(
     tracks: int,
     length: int,
     online_in: str,
-    recompute: bool,
+    recompute: str | None,
     freeze_encoder: bool,
     checkpoint: Path | None,
     cache: Path | None,
@@ -242,7 +242,7 @@ def main(
         for stage in stages or tuple(WANTED):
             words = [str(cache), str(checkpoint), "--device", device, "--length", str(length)]
             words += ["--batch-size", str(slices if stage == "encoder" else tracks)]
-            words += ["--online-in", online_in, *(["--recompute"] if recompute else [])]
+            words += ["--online-in", online_in, *(["--recompute", recompute] if recompute else [])]
             words += ["--freeze-encoder"] if freeze_encoder else []
             made = compare(
                 stage,
@@ -274,7 +274,8 @@ def main(
                     f"{verdict(share < WANTED_WAIT)})"
                 )
     details["online_in"], details["device"], details["threads"] = online_in, device, threads
-    details["recompute"], details["freeze_encoder"] = recompute, freeze_encoder
+    details["recompute"] = recompute or _ENCODER.recompute
+    details["freeze_encoder"] = freeze_encoder
     if out is not None:
         out.write_text(json.dumps({**figures, "details": details}, indent=1) + "\n")
 

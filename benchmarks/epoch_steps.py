@@ -66,7 +66,7 @@ class Epoch:
         device: ``cpu`` or ``cuda``.
         batch_size: slices or tracks in a step.
         length: slices of a window.
-        recompute: the setting of this name of the stages.
+        recompute: the setting of this name of the stages; None leaves it as it is.
         train_encoder: the setting of this name of the memory stage.
     """
 
@@ -80,7 +80,7 @@ class Epoch:
         device: str,
         batch_size: int | None,
         length: int,
-        recompute: bool = False,
+        recompute: str | None = None,
         train_encoder: bool = True,
     ) -> None:
         self._libraries_mb = peak_rss_mb()
@@ -95,7 +95,7 @@ class Epoch:
             teacher.model.to(self._device).requires_grad_(False)
         size = {} if batch_size is None else {"batch_size": batch_size}
         loop: dict[str, Any] = {**size, "log_every": 1, "checkpoint_seconds": 1e9, "augment": 0}
-        loop["recompute"] = recompute
+        loop |= {} if recompute is None else {"recompute": recompute}
         runner = new_student(STUDENT, cache, seed=0, device=device)
         self._config: LoopConfig
         self._module: nn.Module
@@ -222,7 +222,7 @@ def _steady_wait(lines: list[dict[str, Any]], batch_size: int) -> float:
 @click.option("--batch-size", type=int)
 @click.option("--length", default=4, show_default=True)
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
-@click.option("--recompute", is_flag=True, help="The setting of this name of the stages.")
+@click.option("--recompute", type=click.Choice(["no", "encoder", "all"]), help="As in a config.")
 @click.option("--freeze-encoder", is_flag=True, help="memory.train_encoder=false.")
 def main(
     stage: str,
@@ -233,7 +233,7 @@ def main(
     batch_size: int | None,
     length: int,
     online_in: Literal["batches", "step"],
-    recompute: bool,
+    recompute: str | None,
     freeze_encoder: bool,
 ) -> None:
     """Run steps of STAGE as standard input asks for them ("go N")."""

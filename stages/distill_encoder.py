@@ -94,7 +94,7 @@ class EncoderModule(nn.Module):
         device = next(self.student.parameters()).device
         batch = batch.to(device)
         assert isinstance(batch.features, SliceFeatures)
-        features = encode(self.runner, batch.pixels, recompute=config.recompute)
+        features = encode(self.runner, batch.pixels, recompute=config.recompute != "no")
         terms: dict[str, Tensor] = {}
         loss = features.s16.new_zeros(())
         for level in self.levels:
@@ -111,7 +111,7 @@ class EncoderModule(nn.Module):
     def _mask_term(self, batch: PromptedSlices, features: SliceFeatures) -> Tensor:
         assert isinstance(batch.features, SliceFeatures)
         cached, slice_of = batch.features, batch.slice_of
-        ask = recomputed(self._prompted, recompute=self.config.recompute)
+        ask = recomputed(self._prompted, recompute=self.config.recompute == "all")
         answer = self.teacher.answer_on(cached, batch.prompts, slice_of)
         record = ask(features, batch.prompts, slice_of)
         term = teacher_mask_term(record, answer)

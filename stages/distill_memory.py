@@ -116,7 +116,8 @@ class MemoryModule(nn.Module):
         windows = batch.windows
         cached = windows.cached
         tracks, length = cached.slice_rows.shape
-        features = encode(self.runner, windows.pixels_on(device), recompute=config.recompute)
+        pixels = windows.pixels_on(device)
+        features = encode(self.runner, pixels, recompute=config.recompute != "no")
         # The step's own random stream draws, so that a resumed run draws the same.
         drawn = [int(torch.randint(length, ()))] if batch.forced else []
         records, own = follow_windows(
@@ -128,7 +129,7 @@ class MemoryModule(nn.Module):
             by_mask=prompted_by_mask(cached),
             forced=_teacher_memories(cached, device) if batch.forced else None,
             also_remember=drawn,
-            recompute=config.recompute,
+            recompute=config.recompute == "all",
         )
         assert cached.features_s16 is not None
         raw = to_stored(cached.features_s16, device).flatten(0, 1)

@@ -137,8 +137,8 @@ class LabelledModule(nn.Module):
         """Loss terms by name; ``loss`` is their weighted sum."""
         device = next(self.student.parameters()).device
         slices = batch.slices.to(device)
-        features = encode(self.runner, slices.pixels, recompute=self.config.recompute)
-        ask = recomputed(self._prompted, recompute=self.config.recompute)
+        features = encode(self.runner, slices.pixels, recompute=self.config.recompute != "no")
+        ask = recomputed(self._prompted, recompute=self.config.recompute == "all")
         record = ask(features, slices.prompts, slices.slice_of)
         terms = self._labels(record, slices.masks.float())
         if self.teacher is not None:
@@ -177,7 +177,7 @@ class LabelledModule(nn.Module):
         """Terms over the labelled steps of the windows."""
         tracks, length = windows.cached.slice_rows.shape
         recompute = self.config.recompute
-        features = encode(self.runner, windows.pixels_on(device), recompute=recompute)
+        features = encode(self.runner, windows.pixels_on(device), recompute=recompute != "no")
         records, _ = follow_windows(
             self.runner,
             steps_of(features, tracks, length),
@@ -185,7 +185,7 @@ class LabelledModule(nn.Module):
             num_frames=windows.cached.num_frames,
             masks_T1SS=windows.masks[:, :1],
             by_mask=prompted_by_mask(windows.cached),
-            recompute=recompute,
+            recompute=recompute == "all",
         )
         masks, labelled = windows.masks.to(device).float(), windows.labelled
         collected: dict[str, list[Tensor]] = {}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from efficient_medsam2.networks.runner import SliceRunner
 
-__all__ = ["freeze_norms", "recalibrate_norms", "still_norms"]
+__all__ = ["freeze_norms", "recalibrate_norms", "still_norms", "takes_statistics"]
 
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -27,6 +27,11 @@ def freeze_norms(module: nn.Module) -> None:
     """Keep the statistics of an encoder that is trained already: call it after ``train()``."""
     for norm in _norms(module):
         norm.eval()
+
+
+def takes_statistics(module: nn.Module) -> bool:
+    """Whether a forward pass of many rows is more than one of each row: norms look at them all."""
+    return any(norm.training for norm in _norms(module))
 
 
 @contextmanager

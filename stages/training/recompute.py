@@ -16,9 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from efficient_medsam2.networks.records import SliceFeatures
 from efficient_medsam2.networks.runner import SliceRunner
-from stages.training.norms import still_norms
+from stages.training.norms import still_norms, takes_statistics
 
 __all__ = ["encode", "recomputed"]
+
+_PIXELS_AT_ONCE = 4 * 512**2  # whose inner maps are there together, where rows are independent
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,11 +29,24 @@ R = TypeVar("R")
 def encode(runner: SliceRunner, pixels_B3SS: Tensor, *, recompute: bool) -> SliceFeatures:
     """``runner.encode``; with ``recompute`` the encoder makes inner maps again for its gradient.
 
-    Block by block, so that at any time the inner maps of one block alone are there.
+    Where statistics of the batch are taken, block by block, so that at any time the inner maps of
+    one block alone are there; else some rows after the others, each through the whole encoder.
     """
     if not recompute or not torch.is_grad_enabled():
         return runner.encode(pixels_B3SS)
     encoder = runner.model.vision_encoder
+    if not takes_statistics(encoder):
+        at_once = max(1, _PIXELS_AT_ONCE // pixels_B3SS.shape[-1] ** 2)
+        parts = [
+            checkpoint(runner.encode, part, use_reentrant=False)
+            for part in pixels_B3SS.split(at_once)
+        ]
+        return SliceFeatures(
+            **{
+                level: torch.cat([getattr(part, level) for part in parts])
+                for level in ("s4", "s8", "s16")
+            }
+        )
     with _blocks_recomputed(_blocks(encoder) or [encoder.backbone]):
         return runner.encode(pixels_B3SS)
 

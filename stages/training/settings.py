@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["LoopConfig", "StudentLoopConfig"]
 
@@ -85,8 +85,16 @@ class StudentLoopConfig(LoopConfig):
     """One training run of a student.
 
     Attributes:
-        recompute: make the network's inner maps again in the backward pass instead of keeping
-            them: less memory for more time, and the same results.
+        recompute: which inner maps of the network are made again in the backward pass instead of
+            being kept, for less memory and the same results: ``encoder``, those of the image
+            encoder, which are the most; ``all`` those of decoder and memory too; or ``no``. On a
+            CPU at 512 px ``encoder`` takes about 4 % more time, ``all`` about 20 %.
     """
 
-    recompute: bool = False
+    recompute: Literal["no", "encoder", "all"] = "encoder"
+
+    @field_validator("recompute", mode="before")
+    @classmethod
+    def _name_switch(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic's raw input
+        """``true`` and ``false``, as it once was, and as YAML reads an unquoted ``no``."""
+        return {True: "all", False: "no"}.get(value, value) if isinstance(value, bool) else value

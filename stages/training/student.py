@@ -24,6 +24,7 @@ from efficient_medsam2.networks.model_folder import (
     read_sam1_config,
     save_model,
 )
+from efficient_medsam2.networks.options import RunnerOptions
 from efficient_medsam2.networks.records import Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.sam1 import PromptedNetwork, Sam1Runner
@@ -97,12 +98,15 @@ def new_student(config: StudentConfig, cache: Path, *, seed: int, device: str) -
     folder = checked_folder(cache, TEACHER_FOLDER)
     if read_kind(folder) == "medsam":
         sam1, weights = read_sam1_config(folder), load_weights(folder, without=_ENCODER)
-        return _arranged(SliceRunner(build_sam1_student(config, sam1, weights, seed=seed)), device)
+        student = build_sam1_student(config, sam1, weights, seed=seed)
+        options = RunnerOptions(memory_pool=config.memory_pool)
+        return _arranged(SliceRunner(student, options), device)
     teacher_config, options, _ = read_model_config(folder)
     layers = range(config.memory_layers, int(teacher_config.memory_attention_num_layers))
     unused = tuple(f"memory_attention.layers.{layer}." for layer in layers)
     weights = load_weights(folder, without=(*_ENCODER, *unused))
     student = build_student(config, teacher_config, weights, seed=seed)
+    options = replace(options, memory_pool=config.memory_pool)
     return _arranged(SliceRunner(student, options), device)
 
 

@@ -58,7 +58,7 @@ def forced_case(reader, recompute):
 
 
 def test_in_forced_windows_one_drawn_memory_is_learnt_from(reader):
-    module, batch = forced_case(reader, recompute=False)
+    module, batch = forced_case(reader, "no")
     seen = []
     for seed in range(6):
         torch.manual_seed(seed)
@@ -71,31 +71,58 @@ def test_in_forced_windows_one_drawn_memory_is_learnt_from(reader):
         assert float(module(batch)["memory"]) == seen[0]
 
 
+def outcome(module, batch):
+    """Terms, gradients and buffers after one backward pass, and the bytes kept for it."""
+    module.train()
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    torch.manual_seed(0)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        terms = module(batch)
+    terms["loss"].backward()
+    gradients = [p.grad for p in module.parameters() if p.requires_grad]
+    terms = {name: term.detach() for name, term in terms.items()}
+    return terms, gradients, list(module.buffers()), sum(kept.values())
+
+
 @pytest.mark.parametrize("case", [encoder_case, memory_case, forced_case])
 def test_recomputing_changes_no_result_and_keeps_less(reader, case):
-    seen = []
-    for recompute in (False, True):
-        module, batch = case(reader, recompute)
-        module.train()
-        kept = {}
+    terms, gradients, buffers, kept = outcome(*case(reader, "no"))
+    for recompute in ("encoder", "all"):
+        again, same, still, less = outcome(*case(reader, recompute))
+        assert {name: float(term) for name, term in terms.items()} == {
+            name: float(term) for name, term in again.items()
+        }
+        for mine, other in zip(gradients, same, strict=True):
+            assert (mine is None) == (other is None)
+            assert mine is None or torch.equal(mine, other)
+        for mine, other in zip(buffers, still, strict=True):
+            assert torch.equal(mine, other)
+        assert less < 0.85 * kept
+        kept = less
 
-        def keep(tensor, kept=kept):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
 
-        torch.manual_seed(0)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            terms = module(batch)
-        terms["loss"].backward()
-        gradients = [p.grad for p in module.parameters() if p.requires_grad]
-        seen.append((terms, gradients, list(module.buffers()), sum(kept.values())))
-    (terms, gradients, buffers, kept), (again, same, still, less) = seen
-    assert {name: float(term.detach()) for name, term in terms.items()} == {
-        name: float(term.detach()) for name, term in again.items()
-    }
+def test_still_norms_let_some_rows_go_through_the_encoder_after_the_others(reader, monkeypatch):
+    terms, gradients, _, _ = outcome(*memory_case(reader, "encoder"))
+    module, batch = memory_case(reader, "encoder")
+    monkeypatch.setattr("stages.training.recompute._PIXELS_AT_ONCE", 1)
+    calls = []
+    encode = module.runner.encode
+    monkeypatch.setattr(
+        module.runner, "encode", lambda pixels: calls.append(len(pixels)) or encode(pixels)
+    )
+    again, same, _, _ = outcome(module, batch)
+    assert calls == [1] * 12  # six slices, forwards and again for their gradients
+    torch.testing.assert_close(again, terms)
     for mine, other in zip(gradients, same, strict=True):
-        assert (mine is None) == (other is None)
-        assert mine is None or torch.equal(mine, other)
-    for mine, other in zip(buffers, still, strict=True):
-        assert torch.equal(mine, other)
-    assert less < 0.7 * kept
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_switch_of_old_configs_is_read():
+    assert EncoderConfig().recompute == "encoder"
+    assert EncoderConfig(recompute=True).recompute == "all"
+    assert EncoderConfig(recompute=False).recompute == "no"

@@ -13,9 +13,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Sam2VideoModel
-from transformers.models.sam2_video.modeling_sam2_video import rotate_pairwise
+from transformers.models.sam2_video.modeling_sam2_video import (
+    Sam2VideoRoPEAttention,
+    rotate_pairwise,
+)
 
 from efficient_medsam2.networks.memory_tokens import MemoryTokens
 
@@ -92,7 +95,7 @@ def _middles(positions_N2: Tensor, pool: int) -> Tensor:
 
 
 def _crossed(
-    module: nn.Module,
+    module: Sam2VideoRoPEAttention,
     queries_B1NC: Tensor,
     *,
     keys: Tensor,
@@ -113,8 +116,8 @@ def _crossed(
     key, value = split(module.k_proj(keys)), split(module.v_proj(values))
     spatial = key.shape[2] - pointers
     repeats = spatial // rotation_of_keys[0].shape[-2]
-    each = tuple(part.repeat(1, repeats, 1) for part in rotation_of_keys)
-    key = torch.cat([_rotated(key[:, :, :spatial], each), key[:, :, spatial:]], dim=2)
+    cos, sin = (part.repeat(1, repeats, 1) for part in rotation_of_keys)
+    key = torch.cat([_rotated(key[:, :, :spatial], (cos, sin)), key[:, :, spatial:]], dim=2)
     mixed = F.scaled_dot_product_attention(
         query,
         key,
@@ -130,4 +133,5 @@ def _rotated(tokens: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary position codes on tokens (B, heads, M, C), in float32 as the official code."""
     cos, sin = rotation
     wide = tokens.float()
-    return (wide * cos + rotate_pairwise(wide) * sin).type_as(tokens)
+    turned: Tensor = wide * cos + rotate_pairwise(wide) * sin
+    return turned.type_as(tokens)

@@ -39,7 +39,7 @@ def encode(runner: SliceRunner, pixels_B3SS: Tensor, *, recompute: bool) -> Slic
         at_once = max(1, _PIXELS_AT_ONCE // pixels_B3SS.shape[-1] ** 2)
         parts = [
             checkpoint(runner.encode, part, use_reentrant=False)
-            for part in pixels_B3SS.split(at_once)
+            for part in torch.split(pixels_B3SS, at_once)
         ]
         return SliceFeatures(
             **{

@@ -23,7 +23,7 @@ from stages.training.answers import click_on_error, teacher_mask_term
 from stages.training.batches import PromptedSlices, SliceStream
 from stages.training.loop import train
 from stages.training.losses import feature_loss
-from stages.training.recompute import encode, recomputed
+from stages.training.recompute import ask, encode
 from stages.training.resizing import resize_maps
 from stages.training.settings import StudentLoopConfig
 from stages.training.student import (
@@ -111,19 +111,19 @@ class EncoderModule(nn.Module):
     def _mask_term(self, batch: PromptedSlices, features: SliceFeatures) -> Tensor:
         assert isinstance(batch.features, SliceFeatures)
         cached, slice_of = batch.features, batch.slice_of
-        ask = recomputed(self._prompted, recompute=self.config.recompute == "all")
         answer = self.teacher.answer_on(cached, batch.prompts, slice_of)
-        record = ask(features, batch.prompts, slice_of)
+        record = self._asked(features, batch.prompts, slice_of)
         term = teacher_mask_term(record, answer)
         # The step's own random stream decides, so that a resumed run decides the same.
         if self.config.second_click > 0 and float(torch.rand(())) < self.config.second_click:
             refined = click_on_error(batch.prompts, record, answer)
             answer = self.teacher.answer_on(cached, refined, slice_of)
-            term = (term + teacher_mask_term(ask(features, refined, slice_of), answer)) / 2
+            term = (term + teacher_mask_term(self._asked(features, refined, slice_of), answer)) / 2
         return term
 
-    def _prompted(self, features: SliceFeatures, prompts: Prompts, slice_of: Tensor) -> SliceRecord:
-        return self.runner.prompted(features.take(slice_of), prompts)
+    def _asked(self, features: SliceFeatures, prompts: Prompts, slice_of: Tensor) -> SliceRecord:
+        recompute = self.config.recompute == "all"
+        return ask(self.runner, features, prompts, slice_of, recompute=recompute)
 
 
 def training_rows(reader: CacheReader, config: EncoderConfig) -> np.ndarray:

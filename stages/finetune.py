@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from cache import CacheReader
-from efficient_medsam2.networks.records import Prompts, SliceFeatures, SliceRecord
+from efficient_medsam2.networks.records import SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig, check_student_size
 from stages.context import Artifact, StageContext
@@ -21,7 +21,7 @@ from stages.training.batches import PromptedSlices, SliceStream, TrackStream, Tr
 from stages.training.labelled import labelled_rows, labelled_tracks
 from stages.training.loop import train
 from stages.training.norms import freeze_norms
-from stages.training.recompute import encode, recomputed
+from stages.training.recompute import ask, encode
 from stages.training.settings import StudentLoopConfig
 from stages.training.student import (
     TeacherHeads,
@@ -138,8 +138,13 @@ class LabelledModule(nn.Module):
         device = next(self.student.parameters()).device
         slices = batch.slices.to(device)
         features = encode(self.runner, slices.pixels, recompute=self.config.recompute != "no")
-        ask = recomputed(self._prompted, recompute=self.config.recompute == "all")
-        record = ask(features, slices.prompts, slices.slice_of)
+        record = ask(
+            self.runner,
+            features,
+            slices.prompts,
+            slices.slice_of,
+            recompute=self.config.recompute == "all",
+        )
         terms = self._labels(record, slices.masks.float())
         if self.teacher is not None:
             assert isinstance(self.config, FinetuneConfig)
@@ -158,9 +163,6 @@ class LabelledModule(nn.Module):
             loss = loss + self.config.weight_track * self._weighted(followed)
             terms |= {f"track_{name}": term for name, term in followed.items()}
         return {"loss": loss, **terms}
-
-    def _prompted(self, features: SliceFeatures, prompts: Prompts, slice_of: Tensor) -> SliceRecord:
-        return self.runner.prompted(features.take(slice_of), prompts)
 
     def _labels(self, record: SliceRecord, masks: Tensor) -> dict[str, Tensor]:
         config = self.config

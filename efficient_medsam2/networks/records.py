@@ -4,6 +4,7 @@ Shape letters: B rows ((image, object) pairs), C channels, N points, S input siz
 M candidate masks. ``h, w`` = S/16.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -147,6 +148,16 @@ class SliceRecord:
         """Rows by index."""
         return SliceRecord(
             **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["SliceRecord"]) -> "SliceRecord":
+        """Rows of several records, one after the other."""
+        return cls(
+            **{
+                field.name: torch.cat([getattr(part, field.name) for part in parts])
+                for field in fields(cls)
+            }
         )
 
     @property

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from efficient_medsam2.networks.records import SliceFeatures
+from efficient_medsam2.networks.records import Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 from stages.training.norms import still_norms, takes_statistics
 
-__all__ = ["encode", "recomputed"]
+__all__ = ["ask", "encode", "recomputed"]
 
 _PIXELS_AT_ONCE = 4 * 512**2  # whose inner maps are there together, where rows are independent
 
@@ -49,6 +49,51 @@ def encode(runner: SliceRunner, pixels_B3SS: Tensor, *, recompute: bool) -> Slic
         )
     with _blocks_recomputed(_blocks(encoder) or [encoder.backbone]):
         return runner.encode(pixels_B3SS)
+
+
+def ask(
+    runner: SliceRunner,
+    features: SliceFeatures,
+    prompts: Prompts,
+    slice_of_R: Tensor,
+    *,
+    recompute: bool,
+) -> SliceRecord:
+    """``runner.prompted`` for prompts that share slices: R rows.
+
+    With ``recompute`` some prompts after the others, each time made again for the gradient, so
+    that the decoder's inner maps of all of them are never there together.
+
+    Args:
+        runner: the student.
+        features: of the slices.
+        prompts: R of them.
+        slice_of_R: which slice each prompt is on.
+        recompute: whether to.
+    """
+    if not recompute or not torch.is_grad_enabled():
+        return _asked(runner, features, prompts, slice_of_R)
+    at_once = max(1, _PIXELS_AT_ONCE // runner.image_size**2)
+    rows = torch.arange(len(slice_of_R), device=slice_of_R.device)
+    return SliceRecord.joined(
+        [
+            checkpoint(
+                _asked,
+                runner,
+                features,
+                prompts.take(some),
+                slice_of_R[some],
+                use_reentrant=False,
+            )
+            for some in torch.split(rows, at_once)
+        ]
+    )
+
+
+def _asked(
+    runner: SliceRunner, features: SliceFeatures, prompts: Prompts, slice_of: Tensor
+) -> SliceRecord:
+    return runner.prompted(features.take(slice_of), prompts)
 
 
 def _blocks(module: nn.Module, *, in_a_row: bool = False) -> list[nn.Module]:

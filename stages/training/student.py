@@ -1,7 +1,7 @@
 """The student in a stage: made from a cache, taken over from the stage before, handed on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +238,11 @@ class TeacherHeads:
         """
         at_once = max(1, _PIXELS_AT_ONCE // self.runner.image_size**2)
         rows = torch.arange(len(slice_of_R), device=slice_of_R.device)
-        parts = [
-            self.answer(features.take(slice_of_R[some]), prompts.take(some))
-            for some in torch.split(rows, at_once)
-        ]
-        names = [field.name for field in fields(SliceRecord)]
-        return SliceRecord(
-            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return SliceRecord.joined(
+            [
+                self.answer(features.take(slice_of_R[some]), prompts.take(some))
+                for some in torch.split(rows, at_once)
+            ]
         )
 
 

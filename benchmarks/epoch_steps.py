@@ -38,15 +38,10 @@ from efficient_medsam2.teachers.load import load_teacher
 from stages.distill_encoder import EncoderConfig, EncoderModule, training_rows
 from stages.distill_memory import ForcedWindows, MemoryConfig, MemoryModule
 from stages.training.batches import SliceStream, TrackStream
+from stages.training.heads import TeacherHeads, feature_deviations
 from stages.training.loop import train
 from stages.training.settings import LoopConfig
-from stages.training.student import (
-    TeacherHeads,
-    feature_deviations,
-    new_student,
-    open_cache,
-    smallest_object,
-)
+from stages.training.student import new_student, open_cache, smallest_object
 from stages.training.task import TrainingTask
 
 __all__ = ["Epoch"]

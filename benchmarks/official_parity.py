@@ -27,7 +27,7 @@ from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatur
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.prompts import sample_prompt, stack_prompts
 from efficient_medsam2.teachers.load import load_teacher
-from stages.training.student import TeacherHeads
+from stages.training.heads import TeacherHeads
 
 __all__ = ["decoder_agreement", "feature_errors", "track_errors"]
 

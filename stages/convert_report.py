@@ -23,7 +23,7 @@ from efficient_medsam2.networks.mask_prompts import low_res_logits
 from efficient_medsam2.networks.records import Prompts, SliceRecord
 from stages.cache_prompt_pass import prompts_of, read_masks
 from stages.training.batches import decoded_features
-from stages.training.student import TeacherHeads
+from stages.training.heads import TeacherHeads
 
 __all__ = ["ArrayError", "Comparison", "DecoderAgreement", "compare_caches"]
 

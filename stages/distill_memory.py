@@ -20,6 +20,7 @@ from efficient_medsam2.networks.student import StudentConfig, check_student_size
 from stages.context import Artifact, StageContext
 from stages.training.answers import teacher_terms
 from stages.training.batches import TrackStream, TrackWindows
+from stages.training.heads import feature_deviations
 from stages.training.loop import share_done, train
 from stages.training.losses import feature_loss
 from stages.training.norms import freeze_norms
@@ -27,7 +28,6 @@ from stages.training.recompute import encode
 from stages.training.settings import StudentLoopConfig
 from stages.training.student import (
     cached_size,
-    feature_deviations,
     hand_on,
     open_cache,
     student_of_stage,

@@ -18,13 +18,13 @@ from efficient_medsam2.networks.student import StudentConfig, check_student_size
 from stages.context import Artifact, StageContext
 from stages.training.answers import label_terms, teacher_terms
 from stages.training.batches import PromptedSlices, SliceStream, TrackStream, TrackWindows
+from stages.training.heads import TeacherHeads
 from stages.training.labelled import labelled_rows, labelled_tracks
 from stages.training.loop import train
 from stages.training.norms import freeze_norms
 from stages.training.recompute import ask, encode
 from stages.training.settings import StudentLoopConfig
 from stages.training.student import (
-    TeacherHeads,
     cached_size,
     hand_on,
     new_student,

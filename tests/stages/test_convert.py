@@ -26,7 +26,7 @@ from stages.distill_encoder import EncoderConfig
 from stages.distill_memory import MemoryConfig
 from stages.errors import StageConfigError
 from stages.training.batches import TrackStream, decoded_features
-from stages.training.student import TeacherHeads
+from stages.training.heads import TeacherHeads
 from tests.cache.example import content_of
 from tests.stages.conftest import Notes, make_cache, make_context
 from tests.stages.spoiled import spoil_decoder

@@ -23,7 +23,8 @@ from stages.finetune import FinetuneConfig
 from stages.row_settings import ViewConfig
 from stages.teacher_source import TeacherConfig
 from stages.training.batches import SliceStream
-from stages.training.student import TeacherHeads, new_student
+from stages.training.heads import TeacherHeads
+from stages.training.student import new_student
 from tests.networks.tiny_sam1 import SIZE, WIDTH, tiny_sam1, tiny_sam1_config
 from tests.stages.conftest import make_cache, make_context
 from tests.teachers.medsam_official import official_state
@@ -180,7 +181,7 @@ def test_a_few_answers_at_a_time_are_those_at_once(kind, medsam_reader, reader, 
     batch = stream(cache)(0).to(torch.device("cpu"))
     assert len(batch.slice_of) > 2
     at_once = heads.answer(batch.features.take(batch.slice_of), batch.prompts)
-    monkeypatch.setattr("stages.training.student._PIXELS_AT_ONCE", 2 * heads.runner.image_size**2)
+    monkeypatch.setattr("stages.training.heads._PIXELS_AT_ONCE", 2 * heads.runner.image_size**2)
     few = heads.answer_on(batch.features, batch.prompts, batch.slice_of)
     for field in dataclasses.fields(at_once):
         torch.testing.assert_close(getattr(few, field.name), getattr(at_once, field.name))

@@ -13,7 +13,8 @@ from stages import distill_encoder, evaluate
 from stages.distill_encoder import EncoderConfig
 from stages.evaluation_settings import EvaluateConfig
 from stages.side_files import side_file_names
-from stages.training.student import TeacherHeads, new_student
+from stages.training.heads import TeacherHeads
+from stages.training.student import new_student
 from tests.cache.test_verify import flip
 from tests.stages.conftest import make_context
 

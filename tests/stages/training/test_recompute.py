@@ -7,13 +7,8 @@ from cache.dataset import select_tracks
 from stages.distill_encoder import EncoderConfig, EncoderModule, training_rows
 from stages.distill_memory import ForcedWindows, MemoryConfig, MemoryModule
 from stages.training.batches import SliceStream, TrackStream
-from stages.training.student import (
-    StudentConfig,
-    TeacherHeads,
-    feature_deviations,
-    new_student,
-    smallest_object,
-)
+from stages.training.heads import TeacherHeads, feature_deviations
+from stages.training.student import StudentConfig, new_student, smallest_object
 
 STUDENT = StudentConfig(backbone="mobilenetv3_small_100")
 

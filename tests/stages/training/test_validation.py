@@ -14,7 +14,8 @@ from efficient_medsam2.networks.model_folder import load_runner
 from efficient_medsam2.networks.records import Prompts
 from efficient_medsam2.networks.student import StudentConfig
 from stages.errors import StageInputError
-from stages.training.student import TeacherHeads, new_student, open_cache, student_of_stage
+from stages.training.heads import TeacherHeads
+from stages.training.student import new_student, open_cache, student_of_stage
 from stages.training.tracking import follow_windows, steps_of
 from stages.training.validation import cache_validation
 from tests.stages.conftest import make_context

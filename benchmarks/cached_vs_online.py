@@ -200,7 +200,7 @@ def verdict(holds: bool) -> str:
 @click.option("--tracks", default=_MEMORY.batch_size, show_default=True, help="Memory batch.")
 @click.option("--length", default=_MEMORY.length, show_default=True, help="Slices of a window.")
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
-@click.option("--recompute", type=click.Choice(["no", "encoder", "all"]), help="As in a config.")
+@click.option("--recompute", type=click.Choice(["no", "encoders", "all"]), help="As in a config.")
 @click.option("--freeze-encoder", is_flag=True, help="memory.train_encoder=false.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), help="Of MedSAM2.")
 @click.option("--cache", type=click.Path(path_type=Path, exists=True), help="Made by it.")

@@ -217,7 +217,7 @@ def _steady_wait(lines: list[dict[str, Any]], batch_size: int) -> float:
 @click.option("--batch-size", type=int)
 @click.option("--length", default=4, show_default=True)
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
-@click.option("--recompute", type=click.Choice(["no", "encoder", "all"]), help="As in a config.")
+@click.option("--recompute", type=click.Choice(["no", "encoders", "all"]), help="As in a config.")
 @click.option("--freeze-encoder", is_flag=True, help="memory.train_encoder=false.")
 def main(
     stage: str,

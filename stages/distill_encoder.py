@@ -89,7 +89,7 @@ class EncoderModule(nn.Module):
         device = next(self.student.parameters()).device
         batch = batch.to(device)
         assert isinstance(batch.features, SliceFeatures)
-        features = encode(self.runner, batch.pixels, recompute=config.recompute != "no")
+        features = encode(self.runner, batch.pixels, recompute=config.recompute)
         terms: dict[str, Tensor] = {}
         loss = features.s16.new_zeros(())
         for level in self.levels:
@@ -117,7 +117,7 @@ class EncoderModule(nn.Module):
         return term
 
     def _asked(self, features: SliceFeatures, prompts: Prompts, slice_of: Tensor) -> SliceRecord:
-        recompute = self.config.recompute == "all"
+        recompute = self.config.recompute
         return ask(self.runner, features, prompts, slice_of, recompute=recompute)
 
 

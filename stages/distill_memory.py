@@ -116,8 +116,7 @@ class MemoryModule(nn.Module):
         windows = batch.windows
         cached = windows.cached
         tracks, length = cached.slice_rows.shape
-        pixels = windows.pixels_on(device)
-        features = encode(self.runner, pixels, recompute=config.recompute != "no")
+        features = encode(self.runner, windows.pixels_on(device), recompute=config.recompute)
         # The step's own random stream draws, so that a resumed run draws the same.
         drawn = [int(torch.randint(length, ()))] if batch.forced else []
         records, own = follow_windows(
@@ -129,7 +128,7 @@ class MemoryModule(nn.Module):
             by_mask=prompted_by_mask(cached),
             forced=_teacher_memories(cached, device) if batch.forced else None,
             also_remember=drawn,
-            recompute=config.recompute == "all",
+            recompute=config.recompute,
         )
         assert cached.features_s16 is not None
         raw = to_stored(cached.features_s16, device).flatten(0, 1)

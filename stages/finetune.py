@@ -137,13 +137,13 @@ class LabelledModule(nn.Module):
         """Loss terms by name; ``loss`` is their weighted sum."""
         device = next(self.student.parameters()).device
         slices = batch.slices.to(device)
-        features = encode(self.runner, slices.pixels, recompute=self.config.recompute != "no")
+        features = encode(self.runner, slices.pixels, recompute=self.config.recompute)
         record = ask(
             self.runner,
             features,
             slices.prompts,
             slices.slice_of,
-            recompute=self.config.recompute == "all",
+            recompute=self.config.recompute,
         )
         terms = self._labels(record, slices.masks.float())
         if self.teacher is not None:
@@ -179,7 +179,7 @@ class LabelledModule(nn.Module):
         """Terms over the labelled steps of the windows."""
         tracks, length = windows.cached.slice_rows.shape
         recompute = self.config.recompute
-        features = encode(self.runner, windows.pixels_on(device), recompute=recompute != "no")
+        features = encode(self.runner, windows.pixels_on(device), recompute=recompute)
         records, _ = follow_windows(
             self.runner,
             steps_of(features, tracks, length),
@@ -187,7 +187,7 @@ class LabelledModule(nn.Module):
             num_frames=windows.cached.num_frames,
             masks_T1SS=windows.masks[:, :1],
             by_mask=prompted_by_mask(windows.cached),
-            recompute=recompute == "all",
+            recompute=recompute,
         )
         masks, labelled = windows.masks.to(device).float(), windows.labelled
         collected: dict[str, list[Tensor]] = {}

@@ -8,7 +8,7 @@ second run draws the same random numbers and leaves running statistics alone.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,10 @@ from efficient_medsam2.networks.records import Prompts, SliceFeatures, SliceReco
 from efficient_medsam2.networks.runner import SliceRunner
 from stages.training.norms import still_norms, takes_statistics
 
-__all__ = ["ask", "encode", "recomputed"]
+__all__ = ["Recompute", "ask", "encode", "recomputed"]
+
+Recompute = Literal["no", "encoders", "all"]
+"""What is made again: nothing, what the encoders of images and of memories make inside, or all."""
 
 _PIXELS_AT_ONCE = 4 * 512**2  # whose inner maps are there together, where rows are independent
 
@@ -26,13 +29,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def encode(runner: SliceRunner, pixels_B3SS: Tensor, *, recompute: bool) -> SliceFeatures:
-    """``runner.encode``; with ``recompute`` the encoder makes inner maps again for its gradient.
+def encode(runner: SliceRunner, pixels_B3SS: Tensor, *, recompute: Recompute) -> SliceFeatures:
+    """``runner.encode``, whose inner maps are made again for the gradient but with ``no``.
 
     Where statistics of the batch are taken, block by block, so that at any time the inner maps of
     one block alone are there; else some rows after the others, each through the whole encoder.
     """
-    if not recompute or not torch.is_grad_enabled():
+    if recompute == "no" or not torch.is_grad_enabled():
         return runner.encode(pixels_B3SS)
     encoder = runner.model.vision_encoder
     if not takes_statistics(encoder):
@@ -57,11 +60,11 @@ def ask(
     prompts: Prompts,
     slice_of_R: Tensor,
     *,
-    recompute: bool,
+    recompute: Recompute,
 ) -> SliceRecord:
     """``runner.prompted`` for prompts that share slices: R rows.
 
-    With ``recompute`` some prompts after the others, each time made again for the gradient, so
+    With ``all`` some prompts after the others, each time made again for the gradient, so
     that the decoder's inner maps of all of them are never there together.
 
     Args:
@@ -69,9 +72,9 @@ def ask(
         features: of the slices.
         prompts: R of them.
         slice_of_R: which slice each prompt is on.
-        recompute: whether to.
+        recompute: what is made again.
     """
-    if not recompute or not torch.is_grad_enabled():
+    if recompute != "all" or not torch.is_grad_enabled():
         return _asked(runner, features, prompts, slice_of_R)
     at_once = max(1, _PIXELS_AT_ONCE // runner.image_size**2)
     rows = torch.arange(len(slice_of_R), device=slice_of_R.device)

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from stages.training.recompute import Recompute
+
 __all__ = ["LoopConfig", "StudentLoopConfig"]
 
 _CHANGE = (
@@ -86,12 +88,13 @@ class StudentLoopConfig(LoopConfig):
 
     Attributes:
         recompute: which inner maps of the network are made again in the backward pass instead of
-            being kept, for less memory and the same results: ``encoder``, those of the image
-            encoder, which are the most; ``all`` those of decoder and memory too; or ``no``. On a
-            CPU at 512 px ``encoder`` takes about 4 % more time, ``all`` about 20 %.
+            being kept, for less memory and the same results: ``encoders``, those of the encoders
+            of images and of memories, which are large and quick to make; ``all``, those of decoder
+            and memory attention too; or ``no``. On a CPU at 512 px ``encoders`` takes about 5 %
+            more time, ``all`` about 20 %.
     """
 
-    recompute: Literal["no", "encoder", "all"] = "encoder"
+    recompute: Recompute = "encoders"
 
     @field_validator("recompute", mode="before")
     @classmethod

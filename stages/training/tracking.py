@@ -3,7 +3,7 @@
 Shape letters: T tracks, L steps, S network input in pixels.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -13,7 +13,7 @@ from cache.dataset import TrackBatch
 from cache.tables import PROMPT_KINDS
 from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
-from stages.training.recompute import recomputed
+from stages.training.recompute import Recompute, recomputed
 
 __all__ = ["follow_windows", "prompted_by_mask", "steps_of"]
 
@@ -43,7 +43,7 @@ def follow_windows(
     masks_T1SS: Tensor | None = None,
     by_mask: Tensor | None = None,
     also_remember: Collection[int] = (),
-    recompute: bool = False,
+    recompute: Recompute = "no",
 ) -> tuple[list[SliceRecord], dict[int, MemoryEntry]]:
     """Prompt the first step and follow.
 
@@ -59,17 +59,20 @@ def follow_windows(
         masks_T1SS: 0/1 masks of the first step; needed where ``by_mask`` is given.
         by_mask: (T,) bool: tracks whose prompt is their mask.
         also_remember: steps of the window whose own memory is wanted though nothing remembers it.
-        recompute: make what is inside a step again for the gradient, to save memory.
+        recompute: what is made again for the gradient, to save memory.
 
     Returns:
         What each step gave, and the memories that the student itself made, by step.
     """
     wanted = {*also_remember, *(range(len(steps) - 1) if forced is None else ())}
-    first = recomputed(_first_step, recompute=recompute)
-    record, entry = first(runner, steps[0], prompts, masks_T1SS, by_mask, remember=0 in wanted)
+    remember = recomputed(runner.remember, recompute=recompute != "no")
+    tracked = recomputed(runner.tracked, recompute=recompute == "all")
+    first = recomputed(_first_step, recompute=recompute == "all")
+    inside = runner.remember if recompute == "all" else remember
+    record, entry = first(
+        runner, steps[0], prompts, masks_T1SS, by_mask, inside if 0 in wanted else None
+    )
     records, own = [record], {} if entry is None else {0: entry}
-    tracked = recomputed(runner.tracked, recompute=recompute)
-    remember = recomputed(runner.remember, recompute=recompute)
     for position, features in enumerate(steps[1:], start=1):
         bank = list(own.values()) if forced is None else forced[:position]
         record = tracked(features, bank, position=position, reverse=False, num_frames=num_frames)
@@ -85,15 +88,14 @@ def _first_step(
     prompts: Prompts,
     masks_T1SS: Tensor | None,
     by_mask: Tensor | None,
-    *,
-    remember: bool,
+    remember: Callable[..., MemoryEntry] | None,
 ) -> tuple[SliceRecord, MemoryEntry | None]:
     """The prompted step: rows with a mask and rows with points apart, then together again."""
     if by_mask is None or not by_mask.any():
         record = runner.prompted(features, prompts)
-        if not remember:
+        if remember is None:
             return record, None
-        return record, runner.remember(features, record, position=0, prompted=True)
+        return record, remember(features, record, position=0, prompted=True)
     assert masks_T1SS is not None
     device = features.s16.device
     with_points = (~by_mask).nonzero()[:, 0].to(device)
@@ -108,10 +110,10 @@ def _first_step(
     parts.append((with_mask, here, runner.mask_prompted(here, mask), mask))
     order = torch.cat([chosen for chosen, *_ in parts]).argsort()
     record = _together([record for *_, record, _ in parts]).take(order)
-    if not remember:
+    if remember is None:
         return record, None
     entries = [
-        runner.remember(here, answer, position=0, prompted=True, full_mask_B1SS=given)
+        remember(here, answer, position=0, prompted=True, full_mask_B1SS=given)
         for _, here, answer, given in parts
     ]
     entry = replace(

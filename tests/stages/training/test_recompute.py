@@ -87,7 +87,7 @@ def outcome(module, batch):
 @pytest.mark.parametrize("case", [encoder_case, memory_case, forced_case])
 def test_recomputing_changes_no_result_and_keeps_less(reader, case):
     terms, gradients, buffers, kept = outcome(*case(reader, "no"))
-    for recompute in ("encoder", "all"):
+    for recompute in ("encoders", "all"):
         again, same, still, less = outcome(*case(reader, recompute))
         assert {name: float(term) for name, term in terms.items()} == {
             name: float(term) for name, term in again.items()
@@ -102,8 +102,8 @@ def test_recomputing_changes_no_result_and_keeps_less(reader, case):
 
 
 def test_still_norms_let_some_rows_go_through_the_encoder_after_the_others(reader, monkeypatch):
-    terms, gradients, _, _ = outcome(*memory_case(reader, "encoder"))
-    module, batch = memory_case(reader, "encoder")
+    terms, gradients, _, _ = outcome(*memory_case(reader, "encoders"))
+    module, batch = memory_case(reader, "encoders")
     monkeypatch.setattr("stages.training.recompute._PIXELS_AT_ONCE", 1)
     calls = []
     encode = module.runner.encode
@@ -118,6 +118,6 @@ def test_still_norms_let_some_rows_go_through_the_encoder_after_the_others(reade
 
 
 def test_the_switch_of_old_configs_is_read():
-    assert EncoderConfig().recompute == "encoder"
+    assert EncoderConfig().recompute == "encoders"
     assert EncoderConfig(recompute=True).recompute == "all"
     assert EncoderConfig(recompute=False).recompute == "no"

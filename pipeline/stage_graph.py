@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["build_graph", "fraction_suffix"]
 
 _WITHOUT_EFFECT = frozenset({"log_every", "checkpoint_seconds", "recompute"})
-"""Settings of the training loop that change no result: no reason to train again."""
+"""Settings of the training loop that change no result but by rounding: no reason to train again."""
 
-_MEMORY_RECIPE = 2
+_MEMORY_RECIPE = 3
 """Raised when the stage's code learns something else from the same settings; 2: own memories count
-where they are remembered or drawn, no longer all. What was trained by an older one is stale."""
+where they are remembered or drawn, no longer all; 3: the image encoder keeps still while the
+teacher's memories are remembered. What was trained by an older one is stale."""
 
 _NOT_IN_A_CACHE = (
     "cache.path",

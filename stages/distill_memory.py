@@ -56,7 +56,8 @@ class MemoryConfig(StudentLoopConfig):
         weight_dice: of the soft Dice term.
         weight_presence: of the object score term.
         weight_encoder: of the stage-1 term on raw stride-16 features (EdgeTAM keeps it).
-        train_encoder: whether the image encoder learns along.
+        train_encoder: whether the image encoder learns along, in the steps that remember the
+            student's own memories; in the others it keeps still.
         augment: strength of photometric augmentation of the student's input.
     """
 
@@ -116,7 +117,10 @@ class MemoryModule(nn.Module):
         windows = batch.windows
         cached = windows.cached
         tracks, length = cached.slice_rows.shape
-        features = encode(self.runner, windows.pixels_on(device), recompute=config.recompute)
+        # While the teacher's memories are remembered, the image encoder stays as stage 1 left it.
+        learns = config.train_encoder and not batch.forced and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learns):
+            features = encode(self.runner, windows.pixels_on(device), recompute=config.recompute)
         # The step's own random stream draws, so that a resumed run draws the same.
         drawn = [int(torch.randint(length, ()))] if batch.forced else []
         records, own = follow_windows(

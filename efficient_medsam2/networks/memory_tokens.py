@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import get_1d_sine_pe
@@ -48,7 +47,6 @@ def memory_tokens(
     position: int,
     reverse: bool,
     num_frames: int | Sequence[int],
-    pool: int = 1,
 ) -> MemoryTokens:
     """Select from the bank what a slice sees, and lay it out as tokens.
 
@@ -62,7 +60,6 @@ def memory_tokens(
         position: index of the current slice in its case.
         reverse: whether the track runs towards lower indices.
         num_frames: frames of the sequence, of all rows or of each; scales the pointers' time code.
-        pool: side of the square of cells that become one token, the mean of theirs.
 
     Raises:
         ValueError: nothing in the bank is within reach of the slice, or its rows would see
@@ -84,8 +81,8 @@ def memory_tokens(
     temporal = model.memory_temporal_positional_encoding
     shape = memories[0][1].memory.shape
     spatial = model.memory_encoder.position_encoding(shape, temporal.device, temporal.dtype)
-    spatial_HWBC = _cells(spatial, pool)
-    tokens = [_cells(entry.memory, pool) for _, entry in memories]
+    spatial_HWBC = spatial.flatten(2).permute(2, 0, 1)
+    tokens = [entry.memory.flatten(2).permute(2, 0, 1) for _, entry in memories]
     codes = [(spatial_HWBC + temporal[back - 1]).expand(-1, shape[0], -1) for back, _ in memories]
 
     limits = pointer_limits(model, num_frames)
@@ -106,12 +103,6 @@ def memory_tokens(
         codes.append(pointer_codes)
         count = pointer_tokens.shape[0]
     return MemoryTokens(tokens_MBC=torch.cat(tokens), codes_MBC=torch.cat(codes), pointers=count)
-
-
-def _cells(maps_BCHW: Tensor, pool: int) -> Tensor:
-    """A map's cells, or means of squares of them, as tokens (H W / pool^2, B, C)."""
-    maps = F.avg_pool2d(maps_BCHW, pool) if pool > 1 else maps_BCHW
-    return maps.flatten(2).permute(2, 0, 1)
 
 
 def pointer_limits(model: Sam2VideoModel, num_frames: int | Sequence[int]) -> tuple[int, ...]:

@@ -18,12 +18,9 @@ class RunnerOptions:
             (the official predictors).
         fixed_num_frames: sequence length that the pointers' time code assumes whatever the real
             one is; None = the real one (SAM2Base). Networks trained here on short windows set it.
-        memory_pool: side of the square of grid cells whose memories the memory attention sees as
-            one token, their mean; 1: each cell (SAM2Base). Students are slimmer with 2.
     """
 
     fill_box: bool = False
     binarise_prompted_mask: bool = False
     dynamic_multimask: bool = False
     fixed_num_frames: int | None = None
-    memory_pool: int = 1

@@ -16,7 +16,6 @@ from transformers import Sam2VideoModel
 
 from efficient_medsam2.networks.filled_boxes import filled_boxes
 from efficient_medsam2.networks.mask_prompts import MASK_BIAS, MASK_SCALE, low_res_logits
-from efficient_medsam2.networks.memory_attention import attend, attend_pooled
 from efficient_medsam2.networks.memory_tokens import (
     frames_of_rows,
     limit_by_limit,
@@ -255,24 +254,25 @@ class SliceRunner:
                 )
 
             return limit_by_limit(limits, of_rows, raw_BCHW.device)
-        pool = self.options.memory_pool
         seen = memory_tokens(
             self.model,
             bank,
             position=position,
             reverse=reverse,
             num_frames=frames,
-            pool=pool,
         )
-        code = self.model.vision_encoder.neck.position_encoding(
+        image_position = self.model.vision_encoder.neck.position_encoding(
             raw_BCHW.shape, raw_BCHW.device, raw_BCHW.dtype
         )
-        slice_NBC, code_NBC = (maps.flatten(2).permute(2, 0, 1) for maps in (raw_BCHW, code))
-        if pool == 1:
-            conditioned = attend(self.model, slice_NBC, code_NBC, seen)
-        else:
-            conditioned = attend_pooled(self.model, slice_NBC, code_NBC, seen, pool=pool)
-        return conditioned.transpose(1, 2).reshape(rows, channels, height, width)
+        output = self.model.memory_attention(
+            current_vision_features=raw_BCHW.flatten(2).permute(2, 0, 1),
+            current_vision_position_embeddings=image_position.flatten(2).permute(2, 0, 1),
+            memory=seen.tokens_MBC,
+            memory_posision_embeddings=seen.codes_MBC,
+            num_object_pointer_tokens=seen.pointers,
+        )
+        conditioned: Tensor = output[0].transpose(1, 2)
+        return conditioned.reshape(rows, channels, height, width)
 
     def _prompt_inputs(
         self, prompts: Prompts | None, rows: int, like: Tensor

@@ -58,8 +58,6 @@ class StudentConfig(BaseModel):
         pretrained: load timm's ImageNet weights (downloads them once).
         memory_layers: layers of the memory attention; copied from the teacher's first ones.
         memory_slices: prompted slice + remembered slices that the memory attention sees.
-        memory_pool: side of the square of remembered cells that the memory attention sees as one
-            token; 1: each cell, as the teacher.
         top_down_levels: pyramid levels (0 = stride 4) that receive the coarser level's features.
     """
 
@@ -71,7 +69,6 @@ class StudentConfig(BaseModel):
     pretrained: bool = False
     memory_layers: int = Field(default=1, ge=1)
     memory_slices: int = Field(default=3, ge=1)
-    memory_pool: int = Field(default=2, ge=1)
     top_down_levels: tuple[int, ...] = (0, 1, 2)
 
 
@@ -81,19 +78,12 @@ def student_size(config: StudentConfig, teacher_size: int) -> int:
 
 
 def check_student_size(config: StudentConfig, teacher_size: int) -> None:
-    """See to it that a student of another image size is meant as such, and fits its memory.
+    """See to it that a student of another image size is meant as such.
 
     Raises:
-        NetworkConfigError: it differs from the teacher's and nothing says how targets are resized,
-            or the squares of ``memory_pool`` do not tile the student's grid.
+        NetworkConfigError: it differs from the teacher's and nothing says how targets are resized.
     """
     size = student_size(config, teacher_size)
-    if size // 16 % config.memory_pool:
-        raise NetworkConfigError(
-            f"student.memory_pool={config.memory_pool}: squares of so many cells do not tile the "
-            f"{size // 16} x {size // 16} cells of a student of {size} px. Use --set "
-            "student.memory_pool=2, or =1 to let it see each cell"
-        )
     if size != teacher_size and config.resize_targets is None:
         raise NetworkConfigError(
             f"student.image_size={size} is not the teacher's {teacher_size}: the teacher's "

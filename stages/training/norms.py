@@ -14,24 +14,20 @@ from torch import Tensor, nn
 
 from efficient_medsam2.networks.runner import SliceRunner
 
-__all__ = ["freeze_norms", "recalibrate_norms", "still_norms", "takes_statistics"]
+__all__ = ["BATCH_NORMS", "freeze_norms", "recalibrate_norms", "still_norms"]
 
-_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Layers that take statistics of the whole batch while they are trained."""
 
 
 def _norms(module: nn.Module) -> list[nn.BatchNorm2d]:
-    return [part for part in module.modules() if isinstance(part, _KINDS)]  # type: ignore[misc]
+    return [part for part in module.modules() if isinstance(part, BATCH_NORMS)]  # type: ignore[misc]
 
 
 def freeze_norms(module: nn.Module) -> None:
     """Keep the statistics of an encoder that is trained already: call it after ``train()``."""
     for norm in _norms(module):
         norm.eval()
-
-
-def takes_statistics(module: nn.Module) -> bool:
-    """Whether a forward pass of many rows is more than one of each row: norms look at them all."""
-    return any(norm.training for norm in _norms(module))
 
 
 @contextmanager

@@ -16,14 +16,16 @@ from torch.utils.checkpoint import checkpoint
 
 from efficient_medsam2.networks.records import Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
-from stages.training.norms import still_norms, takes_statistics
+from stages.training.norms import BATCH_NORMS, still_norms
 
 __all__ = ["Recompute", "ask", "encode", "recomputed"]
 
 Recompute = Literal["no", "encoders", "all"]
 """What is made again: nothing, what the encoders of images and of memories make inside, or all."""
 
-_PIXELS_AT_ONCE = 4 * 512**2  # whose inner maps are there together, where rows are independent
+_PIXELS_ON_CPU = 4 * 512**2  # whose inner maps are there together, where rows stand alone
+_PIXELS_ON_GPU = 16 * 512**2
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,14 +34,15 @@ R = TypeVar("R")
 def encode(runner: SliceRunner, pixels_B3SS: Tensor, *, recompute: Recompute) -> SliceFeatures:
     """``runner.encode``, whose inner maps are made again for the gradient but with ``no``.
 
-    Where statistics of the batch are taken, block by block, so that at any time the inner maps of
-    one block alone are there; else some rows after the others, each through the whole encoder.
+    Where statistics of the batch are taken or paths are dropped, block by block, so that at any
+    time the inner maps of one block alone are there; else some rows after the others, each through
+    the whole encoder.
     """
     if recompute == "no" or not torch.is_grad_enabled():
         return runner.encode(pixels_B3SS)
     encoder = runner.model.vision_encoder
-    if not takes_statistics(encoder):
-        at_once = max(1, _PIXELS_AT_ONCE // pixels_B3SS.shape[-1] ** 2)
+    if _rows_stand_alone(encoder):
+        at_once = _rows_at_once(runner, pixels_B3SS.device)
         parts = [
             checkpoint(runner.encode, part, use_reentrant=False)
             for part in torch.split(pixels_B3SS, at_once)
@@ -76,7 +79,7 @@ def ask(
     """
     if recompute != "all" or not torch.is_grad_enabled():
         return _asked(runner, features, prompts, slice_of_R)
-    at_once = max(1, _PIXELS_AT_ONCE // runner.image_size**2)
+    at_once = _rows_at_once(runner, slice_of_R.device)
     rows = torch.arange(len(slice_of_R), device=slice_of_R.device)
     return SliceRecord.joined(
         [
@@ -90,6 +93,22 @@ def ask(
             )
             for some in torch.split(rows, at_once)
         ]
+    )
+
+
+def _rows_at_once(runner: SliceRunner, device: torch.device) -> int:
+    pixels = _PIXELS_ON_GPU if device.type == "cuda" else _PIXELS_ON_CPU
+    return max(1, pixels // runner.image_size**2)
+
+
+def _rows_stand_alone(module: nn.Module) -> bool:
+    """Whether some rows after the others give what all give: none sees others or is drawn for."""
+    return not any(
+        isinstance(part, BATCH_NORMS)
+        or getattr(part, "drop_prob", 0)  # timm's DropPath, DropBlock
+        or (isinstance(part, _DROPOUTS) and part.p > 0)
+        for part in module.modules()
+        if part.training
     )
 
 

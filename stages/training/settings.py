@@ -88,10 +88,10 @@ class StudentLoopConfig(LoopConfig):
 
     Attributes:
         recompute: which inner maps of the network are made again in the backward pass instead of
-            being kept, for less memory and the same results: ``encoders``, those of the encoders
-            of images and of memories, which are large and quick to make; ``all``, those of decoder
-            and memory attention too; or ``no``. On a CPU at 512 px ``encoders`` takes about 5 %
-            more time, ``all`` about 20 %.
+            being kept, for less memory and, but for rounding, the same results: ``encoders``,
+            those of the encoders of images and of memories, which are large and quick to make;
+            ``all``, those of decoder and memory attention too; or ``no``. On a CPU at 512 px
+            ``encoders`` takes about 5 % more time, ``all`` about 20 %.
     """
 
     recompute: Recompute = "encoders"
@@ -100,4 +100,4 @@ class StudentLoopConfig(LoopConfig):
     @classmethod
     def _name_switch(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic's raw input
         """``true`` and ``false``, as it once was, and as YAML reads an unquoted ``no``."""
-        return {True: "all", False: "no"}.get(value, value) if isinstance(value, bool) else value
+        return ("all" if value else "no") if isinstance(value, bool) else value

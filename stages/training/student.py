@@ -1,7 +1,6 @@
 """The student in a stage: made from a cache, taken over from the stage before, handed on."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from efficient_medsam2.networks.model_folder import (
     read_sam1_config,
     save_model,
 )
-from efficient_medsam2.networks.options import RunnerOptions
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.sam1_student import build_sam1_student
 from efficient_medsam2.networks.student import StudentConfig, build_student
@@ -90,15 +88,12 @@ def new_student(config: StudentConfig, cache: Path, *, seed: int, device: str) -
     folder = checked_folder(cache, TEACHER_FOLDER)
     if read_kind(folder) == "medsam":
         sam1, weights = read_sam1_config(folder), load_weights(folder, without=_ENCODER)
-        student = build_sam1_student(config, sam1, weights, seed=seed)
-        options = RunnerOptions(memory_pool=config.memory_pool)
-        return _arranged(SliceRunner(student, options), device)
+        return _arranged(SliceRunner(build_sam1_student(config, sam1, weights, seed=seed)), device)
     teacher_config, options, _ = read_model_config(folder)
     layers = range(config.memory_layers, int(teacher_config.memory_attention_num_layers))
     unused = tuple(f"memory_attention.layers.{layer}." for layer in layers)
     weights = load_weights(folder, without=(*_ENCODER, *unused))
     student = build_student(config, teacher_config, weights, seed=seed)
-    options = replace(options, memory_pool=config.memory_pool)
     return _arranged(SliceRunner(student, options), device)
 
 

@@ -153,14 +153,6 @@ def test_a_student_has_no_more_memory_than_its_teacher(teacher_state, key, most)
         build(teacher_state, **{key: 9})
 
 
-def test_squares_of_remembered_cells_tile_the_grid(teacher_state):
-    cells = SIZE // 16
-    build(teacher_state, memory_pool=cells)
-    message = rf"student\.memory_pool=3: .* the {cells} x {cells} cells of a student of {SIZE} px"
-    with pytest.raises(NetworkConfigError, match=message):
-        build(teacher_state, memory_pool=3)
-
-
 def test_a_teacher_of_another_width_is_refused(teacher_state):
     wider = new_model(small_config(SmallNetConfig(image_size=SIZE, hidden_size=128)))
     with pytest.raises(NetworkConfigError, match="teacher and student differ in"):

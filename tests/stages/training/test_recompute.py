@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.layers import DropPath
 
 from cache.dataset import select_tracks
 from stages.distill_encoder import EncoderConfig, EncoderModule, training_rows
@@ -101,20 +102,68 @@ def test_recomputing_changes_no_result_and_keeps_less(reader, case):
         kept = less
 
 
-def test_still_norms_let_some_rows_go_through_the_encoder_after_the_others(reader, monkeypatch):
-    terms, gradients, _, _ = outcome(*memory_case(reader, "encoders"))
+def calls_of(monkeypatch, owner, name, rows_of):
+    """How many rows each later call has."""
+    calls, function = [], getattr(owner, name)
+
+    def counted(*arguments):
+        calls.append(rows_of(*arguments))
+        return function(*arguments)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def assert_close(mine, other):
+    torch.testing.assert_close(mine[0], other[0])
+    for one, two in zip(mine[1], other[1], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_with_still_norms_slices_go_through_the_encoder_some_at_a_time(reader, monkeypatch):
+    whole = outcome(*memory_case(reader, "encoders"))
     module, batch = memory_case(reader, "encoders")
-    monkeypatch.setattr("stages.training.recompute._PIXELS_AT_ONCE", 1)
-    calls = []
-    encode = module.runner.encode
-    monkeypatch.setattr(
-        module.runner, "encode", lambda pixels: calls.append(len(pixels)) or encode(pixels)
-    )
-    again, same, _, _ = outcome(module, batch)
+    monkeypatch.setattr("stages.training.recompute._PIXELS_ON_CPU", 1)
+    calls = calls_of(monkeypatch, module.runner, "encode", len)
+    assert_close(outcome(module, batch), whole)
     assert calls == [1] * 12  # six slices, forwards and again for their gradients
-    torch.testing.assert_close(again, terms)
-    for mine, other in zip(gradients, same, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
+
+
+def test_dropped_paths_are_those_of_the_whole_batch(reader, monkeypatch):
+    monkeypatch.setattr("stages.training.recompute._PIXELS_ON_CPU", 1)
+    outcomes = []
+    for recompute in ("no", "encoders"):
+        module, batch = memory_case(reader, recompute)
+        blocks = module.student.vision_encoder.backbone.timm_model.blocks
+        dropping = [part for part in blocks.modules() if hasattr(part, "drop_path")]
+        assert dropping
+        for part in dropping:
+            part.drop_path = DropPath(0.5)
+        outcomes.append(outcome(module, batch))
+    assert_close(*outcomes)
+
+
+def test_prompts_are_answered_some_at_a_time(reader, monkeypatch):
+    whole = outcome(*encoder_case(reader, "all"))
+    module, batch = encoder_case(reader, "all")
+    monkeypatch.setattr("stages.training.recompute._PIXELS_ON_CPU", 1)
+    calls = calls_of(
+        monkeypatch, module.runner, "prompted", lambda _, prompts: len(prompts.labels_BN)
+    )
+    assert_close(outcome(module, batch), whole)
+    assert set(calls) == {1}
+    assert len(calls) == 2 * len(batch.slice_of)
+
+
+def test_the_encoder_keeps_still_while_the_teachers_memories_are_remembered(reader):
+    for case, learns in ((forced_case, False), (memory_case, True)):
+        module, batch = case(reader, "encoders")
+        terms, *_ = outcome(module, batch)
+        encoder = dict(module.student.vision_encoder.named_parameters())
+        assert any(value.grad is not None for value in encoder.values()) == learns
+        memory = dict(module.student.memory_attention.named_parameters())
+        assert all(value.grad is not None for value in memory.values())
+        assert float(terms["encoder"]) > 0
 
 
 def test_the_switch_of_old_configs_is_read():

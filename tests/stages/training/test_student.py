@@ -1,10 +1,8 @@
 """How a student's weights lie in memory while it is trained, and that files know nothing of it."""
 
-from dataclasses import replace
-
 import torch
 
-from efficient_medsam2.networks.model_folder import load_runner, read_model_config, save_model
+from efficient_medsam2.networks.model_folder import load_runner, save_model
 from stages.training.student import StudentConfig, new_student
 
 STUDENT = StudentConfig(backbone="mobilenetv3_small_100")
@@ -32,16 +30,6 @@ def test_on_a_cpu_the_encoder_lies_channels_last_and_computes_the_same(reader, t
     for level in ("s4", "s8", "s16"):
         difference = (getattr(features, level) - getattr(expected, level)).abs().max()
         assert difference <= 1e-4 * getattr(expected, level).abs().max()
-
-
-def test_the_pool_of_the_memory_travels_with_the_student(reader, tmp_path):
-    for pool in (1, 2):
-        student = STUDENT.model_copy(update={"memory_pool": pool})
-        runner = new_student(student, reader.path, seed=0, device="cpu")
-        teacher = read_model_config(reader.path / "teacher")[1]
-        assert runner.options == replace(teacher, memory_pool=pool)
-        save_model(runner, tmp_path, origin={})
-        assert load_runner(tmp_path).options.memory_pool == pool
 
 
 def eval_mode(runner):

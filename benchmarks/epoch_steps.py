@@ -205,7 +205,8 @@ def _steady_wait(lines: list[dict[str, Any]], batch_size: int) -> float:
     ]
     if len(lines) < 2:
         return float(waits[0] / seconds[0])
-    return float((waits[-1] - waits[0]) / (seconds[-1] - seconds[0]))
+    # The journal's shares are rounded: no wait at all may come out below nothing.
+    return max(float((waits[-1] - waits[0]) / (seconds[-1] - seconds[0])), 0.0)
 
 
 @click.command()

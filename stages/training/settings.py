@@ -88,13 +88,13 @@ class StudentLoopConfig(LoopConfig):
 
     Attributes:
         recompute: which inner maps of the network are made again in the backward pass instead of
-            being kept, for less memory and, but for rounding, the same results: ``encoders``,
-            those of the encoders of images and of memories, which are large and quick to make;
-            ``all``, those of decoder and memory attention too; or ``no``. On a CPU at 512 px
-            ``encoders`` takes about 5 % more time, ``all`` about 20 %.
+            being kept, for less memory and, but for rounding, the same results: ``no``;
+            ``encoders``, those of the encoders of images and of memories, which are the largest;
+            ``all``, those of decoder and memory attention too. On a CPU at 512 px ``encoders``
+            takes about a fifth more time, ``all`` a third.
     """
 
-    recompute: Recompute = "encoders"
+    recompute: Recompute = "no"
 
     @field_validator("recompute", mode="before")
     @classmethod

@@ -167,6 +167,6 @@ def test_the_encoder_keeps_still_while_the_teachers_memories_are_remembered(read
 
 
 def test_the_switch_of_old_configs_is_read():
-    assert EncoderConfig().recompute == "encoders"
+    assert EncoderConfig().recompute == "no"
     assert EncoderConfig(recompute=True).recompute == "all"
     assert EncoderConfig(recompute=False).recompute == "no"

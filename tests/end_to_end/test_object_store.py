@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 import threading
-from contextlib import suppress
 
 import pytest
 
@@ -24,7 +23,7 @@ def _interrupt(server, monkeypatch, method, *, shard):
     """Kill the server when a shard's transfer begins; it comes back once that was noticed."""
     call, waits = getattr(RemoteFolder, method), Asking._waits
     numbers, back = itertools.count(1), threading.Thread(target=server.start)
-    killed = threading.Event()
+    killed, starting = threading.Event(), threading.Lock()
 
     def counted(self, name, *rest):
         if "/c/" in name and next(numbers) == shard:
@@ -35,8 +34,9 @@ def _interrupt(server, monkeypatch, method, *, shard):
     def noticed(self, seconds):
         waits(self, seconds)
         if killed.is_set():  # and not slow alone
-            with suppress(RuntimeError):  # another thread noticed it first
-                back.start()
+            with starting:
+                if back.ident is None:  # no other thread noticed it first
+                    back.start()
 
     monkeypatch.setattr(RemoteFolder, method, counted)
     monkeypatch.setattr(Asking, "_waits", noticed)

@@ -164,7 +164,7 @@ def test_without_the_memory_stage_finetuning_takes_the_encoders_student():
     assert nodes["baseline"].settings["baseline.total_steps"] == 20
     assert "memory.enabled" not in settings()["memory"]
     # What an older recipe trained from the same settings is stale.
-    assert settings()["memory"]["memory.recipe"] == 2
+    assert settings()["memory"]["memory.recipe"] == 3
 
 
 def test_another_label_fraction_leaves_the_first_one_alone():

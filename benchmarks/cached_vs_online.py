@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import click
 
@@ -29,6 +29,7 @@ from benchmarks.official_checkpoint import write_checkpoint
 from benchmarks.volumes import write_volumes
 from stages.distill_encoder import EncoderConfig
 from stages.distill_memory import MemoryConfig
+from stages.training.recompute import Recompute
 
 __all__ = ["compare"]
 
@@ -200,7 +201,9 @@ def verdict(holds: bool) -> str:
 @click.option("--tracks", default=_MEMORY.batch_size, show_default=True, help="Memory batch.")
 @click.option("--length", default=_MEMORY.length, show_default=True, help="Slices of a window.")
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
-@click.option("--recompute", type=click.Choice(["no", "encoders", "all"]), help="As in a config.")
+@click.option(
+    "--recompute", type=click.Choice(get_args(Recompute)), default="no", help="As in a config."
+)
 @click.option("--freeze-encoder", is_flag=True, help="memory.train_encoder=false.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), help="Of MedSAM2.")
 @click.option("--cache", type=click.Path(path_type=Path, exists=True), help="Made by it.")
@@ -216,7 +219,7 @@ def main(
     tracks: int,
     length: int,
     online_in: str,
-    recompute: str | None,
+    recompute: Recompute,
     freeze_encoder: bool,
     checkpoint: Path | None,
     cache: Path | None,
@@ -242,7 +245,7 @@ def main(
         for stage in stages or tuple(WANTED):
             words = [str(cache), str(checkpoint), "--device", device, "--length", str(length)]
             words += ["--batch-size", str(slices if stage == "encoder" else tracks)]
-            words += ["--online-in", online_in, *(["--recompute", recompute] if recompute else [])]
+            words += ["--online-in", online_in, "--recompute", recompute]
             words += ["--freeze-encoder"] if freeze_encoder else []
             made = compare(
                 stage,
@@ -274,8 +277,7 @@ def main(
                     f"{verdict(share < WANTED_WAIT)})"
                 )
     details["online_in"], details["device"], details["threads"] = online_in, device, threads
-    details["recompute"] = recompute or _ENCODER.recompute
-    details["freeze_encoder"] = freeze_encoder
+    details["recompute"], details["freeze_encoder"] = recompute, freeze_encoder
     if out is not None:
         out.write_text(json.dumps({**figures, "details": details}, indent=1) + "\n")
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 import torch
@@ -40,6 +40,7 @@ from stages.distill_memory import ForcedWindows, MemoryConfig, MemoryModule
 from stages.training.batches import SliceStream, TrackStream
 from stages.training.heads import TeacherHeads, feature_deviations
 from stages.training.loop import train
+from stages.training.recompute import Recompute
 from stages.training.settings import LoopConfig
 from stages.training.student import new_student, open_cache, smallest_object
 from stages.training.task import TrainingTask
@@ -61,7 +62,7 @@ class Epoch:
         device: ``cpu`` or ``cuda``.
         batch_size: slices or tracks in a step.
         length: slices of a window.
-        recompute: the setting of this name of the stages; None leaves it as it is.
+        recompute: the setting of this name of the stages.
         train_encoder: the setting of this name of the memory stage.
     """
 
@@ -75,7 +76,7 @@ class Epoch:
         device: str,
         batch_size: int | None,
         length: int,
-        recompute: str | None = None,
+        recompute: Recompute = "no",
         train_encoder: bool = True,
     ) -> None:
         self._libraries_mb = peak_rss_mb()
@@ -90,7 +91,7 @@ class Epoch:
             teacher.model.to(self._device).requires_grad_(False)
         size = {} if batch_size is None else {"batch_size": batch_size}
         loop: dict[str, Any] = {**size, "log_every": 1, "checkpoint_seconds": 1e9, "augment": 0}
-        loop |= {} if recompute is None else {"recompute": recompute}
+        loop["recompute"] = recompute
         runner = new_student(STUDENT, cache, seed=0, device=device)
         self._config: LoopConfig
         self._module: nn.Module
@@ -218,7 +219,7 @@ def _steady_wait(lines: list[dict[str, Any]], batch_size: int) -> float:
 @click.option("--batch-size", type=int)
 @click.option("--length", default=4, show_default=True)
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
-@click.option("--recompute", type=click.Choice(["no", "encoders", "all"]), help="As in a config.")
+@click.option("--recompute", type=click.Choice(get_args(Recompute)), default="no")
 @click.option("--freeze-encoder", is_flag=True, help="memory.train_encoder=false.")
 def main(
     stage: str,
@@ -229,7 +230,7 @@ def main(
     batch_size: int | None,
     length: int,
     online_in: Literal["batches", "step"],
-    recompute: str | None,
+    recompute: Recompute,
     freeze_encoder: bool,
 ) -> None:
     """Run steps of STAGE as standard input asks for them ("go N")."""

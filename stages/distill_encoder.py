@@ -117,8 +117,7 @@ class EncoderModule(nn.Module):
         return term
 
     def _asked(self, features: SliceFeatures, prompts: Prompts, slice_of: Tensor) -> SliceRecord:
-        recompute = self.config.recompute
-        return ask(self.runner, features, prompts, slice_of, recompute=recompute)
+        return ask(self.runner, features, prompts, slice_of, recompute=self.config.recompute)
 
 
 def training_rows(reader: CacheReader, config: EncoderConfig) -> np.ndarray:

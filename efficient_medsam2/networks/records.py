@@ -46,6 +46,15 @@ class SliceFeatures:
         """Rows by index, repeats allowed: several objects of one image share its features."""
         return SliceFeatures(s4=self.s4[rows], s8=self.s8[rows], s16=self.s16[rows])
 
+    @classmethod
+    def joined(cls, parts: Sequence["SliceFeatures"]) -> "SliceFeatures":
+        """Rows of several, one after the other."""
+        return cls(
+            s4=torch.cat([part.s4 for part in parts]),
+            s8=torch.cat([part.s8 for part in parts]),
+            s16=torch.cat([part.s16 for part in parts]),
+        )
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "SliceFeatures":
         """Copy to a device, optionally to another dtype."""
         return SliceFeatures(
@@ -152,7 +161,7 @@ class SliceRecord:
 
     @classmethod
     def joined(cls, parts: Sequence["SliceRecord"]) -> "SliceRecord":
-        """Rows of several records, one after the other."""
+        """Rows of several records, one after the other; all have as many candidates M."""
         return cls(
             **{
                 field.name: torch.cat([getattr(part, field.name) for part in parts])

@@ -43,15 +43,11 @@ def encode(runner: SliceRunner, pixels_B3SS: Tensor, *, recompute: Recompute) ->
     encoder = runner.model.vision_encoder
     if _rows_stand_alone(encoder):
         at_once = _rows_at_once(runner, pixels_B3SS.device)
-        parts = [
-            checkpoint(runner.encode, part, use_reentrant=False)
-            for part in torch.split(pixels_B3SS, at_once)
-        ]
-        return SliceFeatures(
-            **{
-                level: torch.cat([getattr(part, level) for part in parts])
-                for level in ("s4", "s8", "s16")
-            }
+        return SliceFeatures.joined(
+            [
+                checkpoint(runner.encode, part, use_reentrant=False)
+                for part in torch.split(pixels_B3SS, at_once)
+            ]
         )
     with _blocks_recomputed(_blocks(encoder) or [encoder.backbone]):
         return runner.encode(pixels_B3SS)
@@ -97,6 +93,7 @@ def ask(
 
 
 def _rows_at_once(runner: SliceRunner, device: torch.device) -> int:
+    """Slices of the runner's image size whose inner maps may be there together."""
     pixels = _PIXELS_ON_GPU if device.type == "cuda" else _PIXELS_ON_CPU
     return max(1, pixels // runner.image_size**2)
 

@@ -90,8 +90,8 @@ class StudentLoopConfig(LoopConfig):
         recompute: which inner maps of the network are made again in the backward pass instead of
             being kept, for less memory and, but for rounding, the same results: ``no``;
             ``encoders``, those of the encoders of images and of memories, which are the largest;
-            ``all``, those of decoder and memory attention too. On a CPU at 512 px ``encoders``
-            takes about a fifth more time, ``all`` a third.
+            ``all``, those of decoder and memory attention too. What it takes and saves is told by
+            ``benchmarks.cached_vs_online --recompute``.
     """
 
     recompute: Recompute = "no"

@@ -4,7 +4,7 @@ Shape letters: T tracks, L steps, S network input in pixels.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -127,13 +127,15 @@ def _first_step(
 def _together(records: Sequence[SliceRecord]) -> SliceRecord:
     """Records one after the other; one candidate stands for as many as another record has."""
     most = max(record.iou.shape[1] for record in records)
-    values: dict[str, Tensor] = {}
-    for field in fields(SliceRecord):
-        parts = [getattr(record, field.name) for record in records]
-        if field.name in ("candidate_logits", "iou"):
-            parts = [
-                part if part.shape[1] == most else part.expand(-1, most, *part.shape[2:])
-                for part in parts
-            ]
-        values[field.name] = torch.cat(parts)
-    return SliceRecord(**values)
+    return SliceRecord.joined(
+        [
+            record
+            if record.iou.shape[1] == most
+            else replace(
+                record,
+                candidate_logits=record.candidate_logits.expand(-1, most, -1, -1),
+                iou=record.iou.expand(-1, most),
+            )
+            for record in records
+        ]
+    )

@@ -9,8 +9,10 @@ of the two stages two processes, one that reads the cache and one that runs the 
 while the other waits. An epoch is its number of steps times the seconds of a step, so the ratio of
 two epochs is that of two steps: the median over rounds. Peaks are those of whole processes,
 libraries and weights included, on a GPU those of its memory; beside their ratio stands that of what
-lies on top of the imported libraries. The share of the time that an encoder step waits for its
-batch is the training loop's own figure, from the second step on.
+lies on top of the imported libraries. In both the student takes a batch in the parts that the
+stages make of it (``at_once``); the teacher takes a batch as it comes, or ``--teacher-at-once``
+slices of it. The share of the time that an encoder step waits for its batch is the training loop's
+own figure, from the second step on.
 """
 
 import json
@@ -21,7 +23,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import click
 
@@ -29,7 +31,6 @@ from benchmarks.official_checkpoint import write_checkpoint
 from benchmarks.volumes import write_volumes
 from stages.distill_encoder import EncoderConfig
 from stages.distill_memory import MemoryConfig
-from stages.training.recompute import Recompute
 
 __all__ = ["compare"]
 
@@ -201,8 +202,11 @@ def verdict(holds: bool) -> str:
 @click.option("--tracks", default=_MEMORY.batch_size, show_default=True, help="Memory batch.")
 @click.option("--length", default=_MEMORY.length, show_default=True, help="Slices of a window.")
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
+@click.option("--at-once", type=int, help="As in a config; by default each stage's own.")
 @click.option(
-    "--recompute", type=click.Choice(get_args(Recompute)), default="no", help="As in a config."
+    "--teacher-at-once",
+    type=int,
+    help="Slices that go through the online teacher together; by default a batch as it comes.",
 )
 @click.option("--freeze-encoder", is_flag=True, help="memory.train_encoder=false.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), help="Of MedSAM2.")
@@ -219,7 +223,8 @@ def main(
     tracks: int,
     length: int,
     online_in: str,
-    recompute: Recompute,
+    at_once: int | None,
+    teacher_at_once: int | None,
     freeze_encoder: bool,
     checkpoint: Path | None,
     cache: Path | None,
@@ -245,7 +250,9 @@ def main(
         for stage in stages or tuple(WANTED):
             words = [str(cache), str(checkpoint), "--device", device, "--length", str(length)]
             words += ["--batch-size", str(slices if stage == "encoder" else tracks)]
-            words += ["--online-in", online_in, "--recompute", recompute]
+            words += ["--online-in", online_in]
+            words += [] if at_once is None else ["--at-once", str(at_once)]
+            words += [] if teacher_at_once is None else ["--teacher-at-once", str(teacher_at_once)]
             words += ["--freeze-encoder"] if freeze_encoder else []
             made = compare(
                 stage,
@@ -277,7 +284,8 @@ def main(
                     f"{verdict(share < WANTED_WAIT)})"
                 )
     details["online_in"], details["device"], details["threads"] = online_in, device, threads
-    details["recompute"], details["freeze_encoder"] = recompute, freeze_encoder
+    details["at_once"], details["teacher_at_once"] = at_once, teacher_at_once
+    details["freeze_encoder"] = freeze_encoder
     if out is not None:
         out.write_text(json.dumps({**figures, "details": details}, indent=1) + "\n")
 

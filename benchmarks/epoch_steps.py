@@ -17,17 +17,17 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import click
 import torch
 from torch import nn
 
 from benchmarks.bare_stage import bare_context
-from benchmarks.online_teacher import TaughtInStep, encoded, followed
+from benchmarks.online_teacher import encoded, followed
 from benchmarks.resident import peak_rss_mb
 from cache import CacheReader
 from cache.dataset import select_tracks
@@ -36,11 +36,11 @@ from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig
 from efficient_medsam2.teachers.load import load_teacher
 from stages.distill_encoder import EncoderConfig, EncoderModule, training_rows
-from stages.distill_memory import ForcedWindows, MemoryConfig, MemoryModule
-from stages.training.batches import SliceStream, TrackStream
+from stages.distill_memory import MemoryConfig, MemoryModule
+from stages.training.batches import SliceStream
 from stages.training.heads import TeacherHeads, feature_deviations
 from stages.training.loop import train
-from stages.training.recompute import Recompute
+from stages.training.memory_batches import forced_windows
 from stages.training.settings import LoopConfig
 from stages.training.student import new_student, open_cache, smallest_object
 from stages.training.task import TrainingTask
@@ -62,7 +62,8 @@ class Epoch:
         device: ``cpu`` or ``cuda``.
         batch_size: slices or tracks in a step.
         length: slices of a window.
-        recompute: the setting of this name of the stages.
+        at_once: the setting of this name of the stages; None: theirs.
+        teacher_at_once: slices that go through the teacher together; None: a whole batch.
         train_encoder: the setting of this name of the memory stage.
     """
 
@@ -76,7 +77,8 @@ class Epoch:
         device: str,
         batch_size: int | None,
         length: int,
-        recompute: Recompute = "no",
+        at_once: int | None = None,
+        teacher_at_once: int | None = None,
         train_encoder: bool = True,
     ) -> None:
         self._libraries_mb = peak_rss_mb()
@@ -89,23 +91,28 @@ class Epoch:
         teacher = load_teacher("medsam2", checkpoint).runner if online else None
         if teacher is not None:
             teacher.model.to(self._device).requires_grad_(False)
-        size = {} if batch_size is None else {"batch_size": batch_size}
-        loop: dict[str, Any] = {**size, "log_every": 1, "checkpoint_seconds": 1e9, "augment": 0}
-        loop["recompute"] = recompute
+        given = {"batch_size": batch_size, "at_once": at_once}
+        loop: dict[str, Any] = {name: size for name, size in given.items() if size is not None}
+        loop |= {"log_every": 1, "checkpoint_seconds": 1e9, "augment": 0}
         runner = new_student(STUDENT, cache, seed=0, device=device)
         self._config: LoopConfig
         self._module: nn.Module
         self._make_batch: Callable[[int], Any]
+        self._parts: Callable[[Any], Sequence[Any]]
         if stage == "encoder":
             self._prepare_encoder(reader, runner, teacher, EncoderConfig(**loop))
         else:
             loop["train_encoder"] = train_encoder
             self._prepare_memory(reader, runner, teacher, MemoryConfig(**loop, length=length))
         if teacher is not None:
-            complete = partial(encoded if stage == "encoder" else followed, teacher=teacher)
-            make_batch = self._make_batch
+            complete = partial(
+                encoded if stage == "encoder" else followed,
+                teacher=teacher,
+                at_once=teacher_at_once,
+            )
+            make_batch, parts = self._make_batch, self._parts
             if online == "step":
-                self._module = TaughtInStep(self._module, complete)
+                self._parts = lambda batch: parts(complete(batch))
             else:
                 self._make_batch = lambda number: complete(make_batch(number))
 
@@ -129,6 +136,7 @@ class Epoch:
         inner = EncoderModule(runner, heads, config)
         rows = training_rows(reader, config)
         self._config, self._module = config, inner
+        self._parts = lambda batch: batch.split(config.at_once)
         self.steps_of_epoch = len(rows) / config.batch_size
         self._make_batch = SliceStream(
             reader,
@@ -151,28 +159,23 @@ class Epoch:
     ) -> None:
         inner = MemoryModule(runner, feature_deviations(reader), config)
         tracks = select_tracks(reader, split="train", minimum_length=config.length)
-        stream = TrackStream(
+        self._config, self._module, self._parts = config, inner, inner.parts
+        self.steps_of_epoch = len(tracks) / config.batch_size
+        self._make_batch = forced_windows(
             reader,
             tracks,
             batch_size=config.batch_size,
             length=config.length,
             augment=config.augment,
-            labelled_rows=None,
-            features=teacher is None,
             seed=0,
+            forced=lambda number: number % 2 == 0,
+            features=teacher is None,
         )
-        self._config, self._module = config, inner
-        self.steps_of_epoch = len(tracks) / config.batch_size
-
-        def make_batch(number: int) -> ForcedWindows:
-            return ForcedWindows(windows=stream(number), forced=number % 2 == 0)
-
-        self._make_batch = make_batch
 
     def run(self, steps: int) -> dict[str, float]:
         """Some steps, the reading of the first batch included: seconds each, wait, memory, loss."""
         config = self._config.model_copy(update={"steps": steps})
-        task = TrainingTask(module=self._module, make_batch=self._make_batch)
+        task = TrainingTask(module=self._module, make_batch=self._make_batch, parts=self._parts)
         begun = time.perf_counter()
         result = train(task, config, self._context, name="epoch")
         seconds = time.perf_counter() - begun
@@ -219,7 +222,8 @@ def _steady_wait(lines: list[dict[str, Any]], batch_size: int) -> float:
 @click.option("--batch-size", type=int)
 @click.option("--length", default=4, show_default=True)
 @click.option("--online-in", type=click.Choice(["batches", "step"]), default="batches")
-@click.option("--recompute", type=click.Choice(get_args(Recompute)), default="no")
+@click.option("--at-once", type=int)
+@click.option("--teacher-at-once", type=int)
 @click.option("--freeze-encoder", is_flag=True, help="memory.train_encoder=false.")
 def main(
     stage: str,
@@ -230,7 +234,8 @@ def main(
     batch_size: int | None,
     length: int,
     online_in: Literal["batches", "step"],
-    recompute: Recompute,
+    at_once: int | None,
+    teacher_at_once: int | None,
     freeze_encoder: bool,
 ) -> None:
     """Run steps of STAGE as standard input asks for them ("go N")."""
@@ -242,7 +247,8 @@ def main(
         device=device,
         batch_size=batch_size,
         length=length,
-        recompute=recompute,
+        at_once=at_once,
+        teacher_at_once=teacher_at_once,
         train_encoder=not freeze_encoder,
     )
     before = {

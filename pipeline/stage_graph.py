@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["build_graph", "fraction_suffix"]
 
-_WITHOUT_EFFECT = frozenset({"log_every", "checkpoint_seconds", "recompute"})
+_WITHOUT_EFFECT = frozenset({"log_every", "checkpoint_seconds"})
 """Settings of the training loop that change no result but by rounding: no reason to train again."""
 
-_MEMORY_RECIPE = 3
+_MEMORY_RECIPE = 4
 """Raised when the stage's code learns something else from the same settings; 2: own memories count
 where they are remembered or drawn, no longer all; 3: the image encoder keeps still while the
-teacher's memories are remembered. What was trained by an older one is stale."""
+teacher's memories are remembered; 4: memories are remembered without a gradient, one of them is
+learnt from, and prompted slices are not. What an older one trained is stale."""
 
 _NOT_IN_A_CACHE = (
     "cache.path",
@@ -125,7 +126,7 @@ def _memory(config: "Config") -> StageNode:
         return distill_memory.run(config.student, config.memory, context)
 
     settings = _settings(config, student=config.student, memory=config.memory)
-    del settings["memory.enabled"]
+    del settings["memory.enabled"], settings["memory.at_once"]
     settings["memory.recipe"] = _MEMORY_RECIPE
     return StageNode(
         name="memory",

@@ -24,7 +24,6 @@ from stages.training.batches import PromptedSlices, SliceStream
 from stages.training.heads import TeacherHeads
 from stages.training.loop import train
 from stages.training.losses import feature_loss
-from stages.training.recompute import ask, encode
 from stages.training.resizing import resize_maps
 from stages.training.settings import StudentLoopConfig
 from stages.training.student import hand_on, new_student, open_cache, smallest_object
@@ -84,22 +83,22 @@ class EncoderModule(nn.Module):
             parameter.requires_grad_(name.startswith(("vision_encoder.", decoder)))
 
     def forward(self, batch: PromptedSlices) -> dict[str, Tensor]:
-        """Loss terms by name; ``loss`` is their weighted sum."""
+        """Loss terms of a batch or of a part of one, by name; ``loss`` is their weighted sum."""
         config = self.config
         device = next(self.student.parameters()).device
         batch = batch.to(device)
         assert isinstance(batch.features, SliceFeatures)
-        features = encode(self.runner, batch.pixels, recompute=config.recompute)
+        features = self.runner.encode(batch.pixels)
         terms: dict[str, Tensor] = {}
         loss = features.s16.new_zeros(())
         for level in self.levels:
             sigma: Tensor = getattr(self, f"sigma_{level}")
             own: Tensor = getattr(features, level)
             target = resize_maps(getattr(batch.features, level), own.shape[-1], self.teacher.mode)
-            terms[level] = feature_loss(own, target, sigma)
+            terms[level] = batch.share * feature_loss(own, target, sigma)
             loss = loss + getattr(config, f"weight_{level}") * terms[level]
-        if config.weight_mask > 0:
-            terms["mask"] = self._mask_term(batch, features)
+        if config.weight_mask > 0 and len(batch.slice_of):
+            terms["mask"] = batch.prompt_share * self._mask_term(batch, features)
             loss = loss + config.weight_mask * terms["mask"]
         return {"loss": loss, **terms}
 
@@ -117,7 +116,7 @@ class EncoderModule(nn.Module):
         return term
 
     def _asked(self, features: SliceFeatures, prompts: Prompts, slice_of: Tensor) -> SliceRecord:
-        return ask(self.runner, features, prompts, slice_of, recompute=self.config.recompute)
+        return self.runner.prompted(features.take(slice_of), prompts)
 
 
 def training_rows(reader: CacheReader, config: EncoderConfig) -> np.ndarray:
@@ -147,6 +146,7 @@ def run(student: StudentConfig, config: EncoderConfig, context: StageContext) ->
                 seed=context.seed,
                 size=runner.image_size,
             ),
+            parts=lambda batch: batch.split(config.at_once),
             validate=cache_validation(reader, runner, recalibrate=True),
             best_by="score",
         ),

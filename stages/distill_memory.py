@@ -1,30 +1,35 @@
 """Stage 2: the student's memory learns the teacher's propagation, from cached tracks alone.
 
-Windows start at the prompted slice. First the student remembers what the teacher remembered
-(teacher forcing), then what it made itself.
+Windows start at the prompted slice and teach from the next one on. First the student remembers what
+the teacher remembered (teacher forcing), then what it made itself.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cache.dataset import TrackBatch, select_tracks
 from cache.stored import to_stored
-from efficient_medsam2.networks.records import MemoryEntry
+from efficient_medsam2.networks.records import MemoryEntry, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig, check_student_size
 from stages.context import Artifact, StageContext
 from stages.training.answers import teacher_terms
-from stages.training.batches import TrackStream, TrackWindows
 from stages.training.heads import feature_deviations
 from stages.training.loop import share_done, train
 from stages.training.losses import feature_loss
+from stages.training.memory_batches import (
+    AnswerStep,
+    ForcedWindows,
+    RememberStep,
+    forced_windows,
+    window_parts,
+)
 from stages.training.norms import freeze_norms
-from stages.training.recompute import encode
 from stages.training.settings import StudentLoopConfig
 from stages.training.student import (
     cached_size,
@@ -34,7 +39,8 @@ from stages.training.student import (
     why_no_tracks,
 )
 from stages.training.task import TrainingTask
-from stages.training.tracking import follow_windows, prompted_by_mask, steps_of
+from stages.training.tensors import detached
+from stages.training.tracking import Start, answer_step, remember_step
 from stages.training.validation import cache_validation
 
 __all__ = ["MemoryConfig", "run"]
@@ -50,8 +56,7 @@ class MemoryConfig(StudentLoopConfig):
         forced: share of the steps that remember the teacher's memories.
         temperature: of the distillation of logits.
         weight_feature: weight of the post-memory feature term.
-        weight_memory: of the memory encoder's term, over the student's own memories that are
-            remembered; where the teacher's are, over those of one slice of the window, drawn.
+        weight_memory: of the memory encoder's term, over one slice of the window, drawn.
         weight_kl: of the logits' KL term.
         weight_dice: of the soft Dice term.
         weight_presence: of the object score term.
@@ -63,6 +68,7 @@ class MemoryConfig(StudentLoopConfig):
 
     enabled: bool = True
     batch_size: int = Field(default=4, ge=1)
+    at_once: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
     length: int = Field(default=4, ge=2)
     forced: float = Field(default=0.5, ge=0, le=1)
@@ -77,16 +83,13 @@ class MemoryConfig(StudentLoopConfig):
     augment: float = Field(default=0.5, ge=0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForcedWindows:
-    """Windows, and whether the teacher's memories are remembered in this batch."""
-
-    windows: TrackWindows
-    forced: bool
-
-
 class MemoryModule(nn.Module):
-    """The student on windows; forward gives the loss terms of a batch."""
+    """The student on windows, a slice of them at a time.
+
+    In a batch the student remembers either the teacher's memories or its own, without what they
+    were made from: each slice learns by itself, and the memory encoder from the teacher's memory of
+    one slice of the window, drawn, of what the student saw there and answered.
+    """
 
     def __init__(
         self, runner: SliceRunner, sigma: Mapping[str, Tensor], config: MemoryConfig
@@ -95,10 +98,12 @@ class MemoryModule(nn.Module):
         self.student = runner.model
         self.runner = runner
         self.config = config
+        self._bank: list[MemoryEntry] = []
+        self._answered: tuple[SliceFeatures, SliceRecord] | None = None
         for name in ("features_s16", "track_conditioned_s16", "track_memory_s16"):
             self.register_buffer(f"sigma_{name}", sigma[name], persistent=False)
-        # The prompt encoder and the mask decoder stay the teacher's.
-        frozen = ["prompt_encoder.", "mask_decoder."]
+        # Prompt encoder, mask decoder and what stands for no memory stay the teacher's.
+        frozen = ["prompt_encoder.", "mask_decoder.", "no_memory_embedding"]
         if not config.train_encoder:
             frozen.append("vision_encoder.")
         for name, parameter in self.student.named_parameters():
@@ -110,80 +115,119 @@ class MemoryModule(nn.Module):
         freeze_norms(self)
         return self
 
-    def forward(self, batch: ForcedWindows) -> dict[str, Tensor]:
-        """Loss terms by name; ``loss`` is their weighted sum."""
-        config = self.config
+    def parts(self, batch: ForcedWindows) -> list[AnswerStep | RememberStep]:
+        """What goes through the student together: see ``window_parts``."""
+        return window_parts(batch, self.config.at_once)
+
+    def forward(self, part: AnswerStep | RememberStep) -> dict[str, Tensor]:
+        """Loss terms of a part of a batch by name; ``loss`` is their weighted sum."""
         device = next(self.student.parameters()).device
-        windows = batch.windows
-        cached = windows.cached
-        tracks, length = cached.slice_rows.shape
-        # While the teacher's memories are remembered, the image encoder stays as stage 1 left it.
-        learns = config.train_encoder and not batch.forced and torch.is_grad_enabled()
-        with torch.set_grad_enabled(learns):
-            features = encode(self.runner, windows.pixels_on(device), recompute=config.recompute)
-        # The step's own random stream draws, so that a resumed run draws the same.
-        drawn = [int(torch.randint(length, ()))] if batch.forced else []
-        records, own = follow_windows(
-            self.runner,
-            steps_of(features, tracks, length),
-            windows.prompts.to(device),
-            num_frames=cached.num_frames,
-            masks_T1SS=windows.masks[:, :1],
-            by_mask=prompted_by_mask(cached),
-            forced=_teacher_memories(cached, device) if batch.forced else None,
-            also_remember=drawn,
-            recompute=config.recompute,
-        )
-        assert cached.features_s16 is not None
-        raw = to_stored(cached.features_s16, device).flatten(0, 1)
-        conditioned = to_stored(cached.conditioned_s16, device)
-        memory = to_stored(cached.memory_s16, device)
-        logits, score = to_stored(cached.mask_logits, device), cached.object_score.to(device)
-        collected: dict[str, list[Tensor]] = {}
-        for step in range(length):
-            terms = teacher_terms(
-                records[step],
-                logits[:, step : step + 1],
-                score[:, step],
-                temperature=config.temperature,
-            )
-            if step > 0:
-                terms["feature"] = feature_loss(
-                    records[step].conditioned_s16,
-                    conditioned[:, step],
-                    self.sigma_track_conditioned_s16,  # type: ignore[arg-type]
-                )
-            if step in own:
-                terms["memory"] = feature_loss(
-                    own[step].memory,
-                    memory[:, step],
-                    self.sigma_track_memory_s16,  # type: ignore[arg-type]
-                )
-            for name, term in terms.items():
-                collected.setdefault(name, []).append(term)
-        means = {name: torch.stack(values).mean() for name, values in collected.items()}
-        means["encoder"] = feature_loss(
-            features.s16,
-            raw,
-            self.sigma_features_s16,  # type: ignore[arg-type]
-        )
+        if isinstance(part, RememberStep):
+            terms = self._remember(part, device)
+        elif part.step == 0:
+            self._begin(part, device)
+            return {"loss": torch.zeros((), device=device)}
+        else:
+            terms = self._answer(part, device)
         loss = torch.stack(
-            [getattr(config, f"weight_{name}") * term for name, term in means.items()]
+            [getattr(self.config, f"weight_{name}") * term for name, term in terms.items()]
         ).sum()
-        return {"loss": loss, **means}
+        return {"loss": loss, **terms}
+
+    @torch.no_grad()
+    def _begin(self, part: AnswerStep, device: torch.device) -> None:
+        """Answer the prompt: there is no memory yet to learn to look at."""
+        self._bank = []
+        features = self.runner.encode(part.windows.pixels_of(0, device))
+        self._answered_on(part, features, Start.of(part.windows, device), bank=[])
+
+    def _answer(self, part: AnswerStep, device: torch.device) -> dict[str, Tensor]:
+        """Follow to a slice; terms of the answers."""
+        windows, step, cached = part.windows, part.step, part.windows.cached
+        # While the teacher's memories are remembered, the image encoder stays as stage 1 left it.
+        learns = self.config.train_encoder and not part.forced and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learns):
+            features = self._encoded(windows.pixels_of(step, device))
+        bank = _teacher_memories(cached, step, device) if part.forced else self._bank
+        record = self._answered_on(part, features, Start.of(windows, device), bank)
+        terms = teacher_terms(
+            record,
+            to_stored(cached.mask_logits[:, step : step + 1], device),
+            cached.object_score[:, step].to(device),
+            temperature=self.config.temperature,
+        )
+        conditioned = to_stored(cached.conditioned_s16[:, step], device)
+        terms["feature"] = self._feature_loss(
+            record.conditioned_s16, conditioned, "track_conditioned_s16"
+        )
+        if not part.forced:
+            assert cached.features_s16 is not None
+            raw = to_stored(cached.features_s16[:, step], device)
+            terms["encoder"] = self._feature_loss(features.s16, raw, "features_s16")
+        return {name: part.shares[name] * term for name, term in terms.items()}
+
+    def _answered_on(
+        self, part: AnswerStep, features: SliceFeatures, start: Start, bank: Sequence[MemoryEntry]
+    ) -> SliceRecord:
+        """What the student answers; what later parts need of it is kept, without gradients."""
+        record = answer_step(
+            self.runner,
+            features,
+            start,
+            bank,
+            position=part.step,
+            num_frames=part.windows.cached.num_frames,
+        )
+        self._answered = detached(features), detached(record)
+        if part.remember:
+            with torch.no_grad():
+                own = remember_step(self.runner, *self._answered, start, position=part.step)
+            self._bank = [*self._bank, own]
+        return record
+
+    def _encoded(self, pixels_T3SS: Tensor) -> SliceFeatures:
+        """The image encoder's features, whose inner maps are made again for the gradient.
+
+        Kept, they would be most of what is kept; so those of one slice are there at a time (Chen et
+        al. 2016, "Training deep nets with sublinear memory cost"). With still norms each slice
+        stands alone.
+        """
+        if not torch.is_grad_enabled():
+            return self.runner.encode(pixels_T3SS)
+        return SliceFeatures.joined(
+            [
+                checkpoint(self.runner.encode, pixels, use_reentrant=False)
+                for pixels in torch.split(pixels_T3SS, 1)
+            ]
+        )
+
+    def _remember(self, part: RememberStep, device: torch.device) -> dict[str, Tensor]:
+        """The memory encoder's term, over the slice that was answered last."""
+        assert self._answered is not None
+        features, record = self._answered
+        start = Start.of(part.windows, device)
+        own = remember_step(self.runner, features, record, start, position=part.step)
+        memory = to_stored(part.windows.cached.memory_s16[:, part.step], device)
+        term = self._feature_loss(own.memory, memory, "track_memory_s16")
+        return {"memory": part.share * term}
+
+    def _feature_loss(self, own: Tensor, teacher: Tensor, name: str) -> Tensor:
+        sigma: Tensor = getattr(self, f"sigma_{name}")
+        return feature_loss(own, teacher, sigma)
 
 
-def _teacher_memories(cached: TrackBatch, device: torch.device) -> list[MemoryEntry]:
-    memory = to_stored(cached.memory_s16, device, torch.float32)
-    pointer = cached.object_pointer.to(device)
+def _teacher_memories(cached: TrackBatch, step: int, device: torch.device) -> list[MemoryEntry]:
+    """Those of the steps before one."""
+    memory = to_stored(cached.memory_s16[:, :step], device, torch.float32)
+    pointer = cached.object_pointer[:, :step].to(device)
     return [
         MemoryEntry(
-            position=step,
-            prompted=step == 0,
-            memory=memory[:, step],
-            object_pointer=pointer[:, step],
+            position=before,
+            prompted=before == 0,
+            memory=memory[:, before],
+            object_pointer=pointer[:, before],
         )
-        for step in range(memory.shape[1])
+        for before in range(step)
     ]
 
 
@@ -204,28 +248,23 @@ def run(student: StudentConfig, config: MemoryConfig, context: StageContext) -> 
         return Artifact(files=files, summary={"steps": 0, "skipped": "no tracks"})
     length = min(config.length, int(lengths[tracks].max()))
     tracks = select_tracks(reader, split="train", minimum_length=length)
-    stream = TrackStream(
+    make_batch = forced_windows(
         reader,
         tracks,
         batch_size=config.batch_size,
         length=length,
         augment=config.augment,
-        labelled_rows=None,
-        features=True,
         seed=context.seed,
         size=runner.image_size,
         mode=student.resize_targets,
+        forced=lambda number: share_done(number, config) < config.forced,
     )
-
-    def make_batch(number: int) -> ForcedWindows:
-        forced = share_done(number, config) < config.forced
-        return ForcedWindows(windows=stream(number), forced=forced)
-
     module = MemoryModule(runner, feature_deviations(reader), config)
     result = train(
         TrainingTask(
             module=module,
             make_batch=make_batch,
+            parts=module.parts,
             validate=validate,
             best_by="score",
             may_keep_start=True,

@@ -22,7 +22,6 @@ from stages.training.heads import TeacherHeads
 from stages.training.labelled import labelled_rows, labelled_tracks
 from stages.training.loop import train
 from stages.training.norms import freeze_norms
-from stages.training.recompute import ask, encode
 from stages.training.settings import StudentLoopConfig
 from stages.training.student import (
     cached_size,
@@ -33,7 +32,7 @@ from stages.training.student import (
     student_of_stage,
 )
 from stages.training.task import TrainingTask
-from stages.training.tracking import follow_windows, prompted_by_mask, steps_of
+from stages.training.tracking import Start, follow_windows, steps_of
 from stages.training.validation import cache_validation, recalibrate_on_cache
 
 __all__ = ["BaselineConfig", "FinetuneConfig", "run", "run_baseline"]
@@ -112,8 +111,37 @@ class LabelledBatch:
     tracks: TrackWindows | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelledSlices:
+    """Some slices of a batch.
+
+    Attributes:
+        slices: they.
+        present: how many of the batch's prompts on objects that are there are on these.
+    """
+
+    slices: PromptedSlices
+    present: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledWindows:
+    """Some windows of a batch.
+
+    Attributes:
+        windows: they.
+        labelled_L: (L,) how much of the terms over all labels of a step these windows have; the
+            steps that have any are weighted alike.
+        present_L: (L,) the same of the terms over objects that are there.
+    """
+
+    windows: TrackWindows
+    labelled_L: Tensor
+    present_L: Tensor
+
+
 class LabelledModule(nn.Module):
-    """The whole student on labels; forward gives the loss terms of a batch."""
+    """The whole student on labels; forward gives the loss terms of a part of a batch."""
 
     def __init__(
         self, runner: SliceRunner, config: LabelledConfig, teacher: TeacherHeads | None
@@ -133,19 +161,36 @@ class LabelledModule(nn.Module):
             freeze_norms(self)
         return self
 
-    def forward(self, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Loss terms by name; ``loss`` is their weighted sum."""
+    def parts(self, batch: LabelledBatch) -> list[LabelledSlices | LabelledWindows]:
+        """What goes through the student together: some slices, then some windows."""
+        parts: list[LabelledSlices | LabelledWindows] = []
+        slices, at_once = batch.slices, self.config.at_once
+        present = int(slices.masks.flatten(1).any(1).sum())
+        for some in slices.split(at_once):
+            if len(some.slice_of):
+                own = int(some.masks.flatten(1).any(1).sum())
+                parts.append(LabelledSlices(slices=some, present=own / max(present, 1)))
+        if batch.tracks is not None:
+            parts += _labelled_windows(batch.tracks, at_once)
+        return parts
+
+    def forward(self, part: LabelledSlices | LabelledWindows) -> dict[str, Tensor]:
+        """Loss terms of a part of a batch by name; ``loss`` is their weighted sum."""
         device = next(self.student.parameters()).device
-        slices = batch.slices.to(device)
-        features = encode(self.runner, slices.pixels, recompute=self.config.recompute)
-        record = ask(
-            self.runner,
-            features,
-            slices.prompts,
-            slices.slice_of,
-            recompute=self.config.recompute,
+        if isinstance(part, LabelledSlices):
+            terms = self._slices(part, device)
+            return {"loss": self._weighted(terms), **terms}
+        terms = self._windows(part, device)
+        loss = self.config.weight_track * self._weighted(terms)
+        return {"loss": loss, **{f"track_{name}": term for name, term in terms.items()}}
+
+    def _slices(self, part: LabelledSlices, device: torch.device) -> dict[str, Tensor]:
+        slices = part.slices.to(device)
+        features = self.runner.encode(slices.pixels)
+        record = self.runner.prompted(features.take(slices.slice_of), slices.prompts)
+        terms = self._labels(
+            record, slices.masks.float(), labelled=slices.prompt_share, present=part.present
         )
-        terms = self._labels(record, slices.masks.float())
         if self.teacher is not None:
             assert isinstance(self.config, FinetuneConfig)
             assert isinstance(slices.features, SliceFeatures)
@@ -156,17 +201,17 @@ class LabelledModule(nn.Module):
                 answer.object_score,
                 temperature=self.config.temperature,
             )
-            terms["kl"] = distilled["kl"]
-        loss = self._weighted(terms)
-        if batch.tracks is not None:
-            followed = self._tracks(batch.tracks, device)
-            loss = loss + self.config.weight_track * self._weighted(followed)
-            terms |= {f"track_{name}": term for name, term in followed.items()}
-        return {"loss": loss, **terms}
+            terms["kl"] = slices.prompt_share * distilled["kl"]
+        return terms
 
-    def _labels(self, record: SliceRecord, masks: Tensor) -> dict[str, Tensor]:
+    def _labels(
+        self, record: SliceRecord, masks: Tensor, *, labelled: float, present: float
+    ) -> dict[str, Tensor]:
+        """Terms against labels, as their shares of those over all rows and over present objects."""
         config = self.config
-        return label_terms(record, masks, bce=config.weight_bce, dice=config.weight_dice)
+        terms = label_terms(record, masks, bce=config.weight_bce, dice=config.weight_dice)
+        shares = {"presence": labelled, "mask": present, "iou": present}
+        return {name: shares[name] * term for name, term in terms.items()}
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
         config = self.config
@@ -175,31 +220,56 @@ class LabelledModule(nn.Module):
             weights["kl"] = config.weight_kl
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
-    def _tracks(self, windows: TrackWindows, device: torch.device) -> dict[str, Tensor]:
-        """Terms over the labelled steps of the windows."""
-        tracks, length = windows.cached.slice_rows.shape
-        recompute = self.config.recompute
-        features = encode(self.runner, windows.pixels_on(device), recompute=recompute)
+    def _windows(self, part: LabelledWindows, device: torch.device) -> dict[str, Tensor]:
+        """Terms over the labelled steps of windows, that with the prompt left out."""
+        windows = part.windows
+        tracks, length = windows.labelled.shape
+        features = self.runner.encode(windows.pixels_on(device))
         records, _ = follow_windows(
             self.runner,
             steps_of(features, tracks, length),
-            windows.prompts.to(device),
+            Start.of(windows, device),
             num_frames=windows.cached.num_frames,
-            masks_T1SS=windows.masks[:, :1],
-            by_mask=prompted_by_mask(windows.cached),
-            recompute=recompute,
         )
-        masks, labelled = windows.masks.to(device).float(), windows.labelled
-        collected: dict[str, list[Tensor]] = {}
+        masks = windows.masks.to(device).float()
+        summed: dict[str, Tensor] = {}
         for step in range(1, length):
-            chosen = labelled[:, step].nonzero()[:, 0].to(device)
-            if not len(chosen):
-                continue
-            for name, term in self._labels(records[step].take(chosen), masks[chosen, step]).items():
-                collected.setdefault(name, []).append(term)
-        if not collected:
-            return {"mask": features.s16.sum() * 0}
-        return {name: torch.stack(values).mean() for name, values in collected.items()}
+            chosen = windows.labelled[:, step].nonzero()[:, 0].to(device)
+            if len(chosen):
+                terms = self._labels(
+                    records[step].take(chosen),
+                    masks[chosen, step],
+                    labelled=float(part.labelled_L[step]),
+                    present=float(part.present_L[step]),
+                )
+                summed = {name: summed.get(name, 0) + term for name, term in terms.items()}
+        return summed
+
+
+def _labelled_windows(windows: TrackWindows, at_once: int) -> list[LabelledWindows]:
+    """Windows, as many at a time as there may be slices; those without a label are left out."""
+    length = windows.labelled.shape[1]
+
+    def counts(some: TrackWindows) -> tuple[Tensor, Tensor]:
+        labelled = some.labelled.clone()
+        labelled[:, 0] = False
+        present = labelled & some.masks.flatten(2).any(2)
+        return labelled.sum(0), present.sum(0)
+
+    labelled, present = counts(windows)
+    steps = int((labelled > 0).sum())
+    parts = []
+    for some in windows.split(max(1, at_once // length)):
+        own, own_present = counts(some)
+        if own.any():
+            parts.append(
+                LabelledWindows(
+                    windows=some,
+                    labelled_L=own / labelled.clamp(min=1) / steps,
+                    present_L=own_present / present.clamp(min=1) / steps,
+                )
+            )
+    return parts
 
 
 def run(
@@ -278,10 +348,12 @@ def _train(
         followed = tracks(turn) if tracks and rest == 0 else None
         return LabelledBatch(slices=slices(number), tracks=followed)
 
+    module = LabelledModule(runner, config, teacher)
     result = train(
         TrainingTask(
-            module=LabelledModule(runner, config, teacher),
+            module=module,
             make_batch=make_batch,
+            parts=module.parts,
             validate=cache_validation(reader, runner, recalibrate=name == "baseline"),
             best_by="score",
             may_keep_start=name == "finetune",

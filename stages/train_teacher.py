@@ -35,7 +35,7 @@ from stages.training.answers import click_on_error, label_terms
 from stages.training.loop import train
 from stages.training.student import hand_on
 from stages.training.task import TrainingTask
-from stages.training.tracking import follow_windows
+from stages.training.tracking import Start, follow_windows
 from stages.training.windows import LabelledVolume
 
 __all__ = ["TrainTeacherConfig", "run"]
@@ -123,7 +123,7 @@ class TeacherModule(nn.Module):
         records, _ = follow_windows(
             self.runner,
             [features.take(slices[:, step]) for step in range(length)],
-            batch.track_prompts.to(device),
+            Start(prompts=batch.track_prompts.to(device)),
             num_frames=length,
         )
         collected = [

@@ -26,6 +26,7 @@ from efficient_medsam2.networks.student import ResizeMode
 from efficient_medsam2.prompts import SampledPrompt, sample_prompt, stack_prompts
 from stages.training.resizing import resize_images, resize_labels, resize_maps, resize_prompts
 from stages.training.student import cached_size
+from stages.training.tensors import even_parts, some_rows
 
 __all__ = ["PromptedSlices", "SliceStream", "TrackStream", "TrackWindows", "decoded_features"]
 
@@ -39,8 +40,10 @@ class PromptedSlices:
         features: the teacher's of the same slices, on its own grids, where asked for: as stored
             until ``to`` makes numbers of them; a level that is not cached gets zero channels.
         prompts: R prompts in pixels of the student's input.
-        slice_of: (R,) which slice each is on.
+        slice_of: (R,) which slice each is on, ascending.
         masks: (R, S, S) bool labels of the prompted objects.
+        share: how many of the batch's slices these are, 1 for all.
+        prompt_share: how many of its prompts.
     """
 
     image: Tensor
@@ -48,6 +51,29 @@ class PromptedSlices:
     prompts: Prompts
     slice_of: Tensor
     masks: Tensor
+    share: float = 1.0
+    prompt_share: float = 1.0
+
+    def split(self, at_once: int) -> list["PromptedSlices"]:
+        """Some slices after the others, each with the prompts on it, in even parts."""
+        parts = []
+        for slices in even_parts(len(self.image), at_once):
+            bounds = self.slice_of.new_tensor([slices.start, slices.stop])
+            asked = slice(*torch.searchsorted(self.slice_of, bounds).tolist())
+            parts.append(
+                PromptedSlices(
+                    image=self.image[slices],
+                    features=some_rows(self.features, slices),
+                    prompts=some_rows(self.prompts, asked),
+                    slice_of=self.slice_of[asked] - slices.start,
+                    masks=self.masks[asked],
+                    share=self.share * (slices.stop - slices.start) / len(self.image),
+                    prompt_share=self.prompt_share
+                    * (asked.stop - asked.start)
+                    / len(self.slice_of),
+                )
+            )
+        return parts
 
     @property
     def pixels(self) -> Tensor:
@@ -59,7 +85,8 @@ class PromptedSlices:
         features = self.features
         if isinstance(features, Levels):
             features = decoded_features(features, device)
-        return PromptedSlices(
+        return replace(
+            self,
             image=self.image.to(device, non_blocking=True),
             features=None if features is None else features.to(device, torch.float32),
             prompts=self.prompts.to(device),
@@ -73,8 +100,8 @@ class TrackWindows:
     """Windows of tracks.
 
     Attributes:
-        cached: what the cache holds of them.
-        image: (T*L, 1 or 3, S, S) uint8, what the student sees, track by track.
+        cached: what the cache holds of them, images and labels left out.
+        image: (T, L, 1 or 3, S, S) uint8, what the student sees.
         masks: (T, L, S, S) bool labels of the followed objects.
         labelled: (T, L) whether the slice's label may be used.
         prompts: T prompts on the first step.
@@ -88,12 +115,20 @@ class TrackWindows:
 
     @property
     def pixels(self) -> Tensor:
-        """(T*L, 3, S, S) the image as the network takes it, made anew by each call."""
+        """(T*L, 3, S, S) the image as the network takes it, track by track, made by each call."""
         return self.pixels_on(self.image.device)
 
     def pixels_on(self, device: torch.device) -> Tensor:
         """The same, made on a device."""
-        return to_network_input(self.image.to(device, non_blocking=True))
+        return to_network_input(self.image.to(device, non_blocking=True).flatten(0, 1))
+
+    def pixels_of(self, step: int, device: torch.device) -> Tensor:
+        """(T, 3, S, S) those of one slice of each window, made on a device."""
+        return to_network_input(self.image[:, step].to(device, non_blocking=True))
+
+    def split(self, at_once: int) -> list["TrackWindows"]:
+        """Some tracks after the others, in even parts."""
+        return [some_rows(self, rows) for rows in even_parts(len(self.image), at_once)]
 
 
 def photometric(image: Tensor, generator: np.random.Generator, *, strength: float) -> Tensor:
@@ -264,9 +299,11 @@ class TrackStream:
         if self._size != self._cached_size:
             cached = _resized(cached, self._size, self._mode)
         image = photometric(cached.image.flatten(0, 1), generator, strength=self._augment)
+        # Batches wait in memory: what image and masks are made of goes.
+        rest = replace(cached, image=cached.image.new_empty(0), label=cached.label.new_empty(0))
         return TrackWindows(
-            cached=cached,
-            image=image,
+            cached=rest,
+            image=image.view(cached.image.shape),
             masks=cached.label == cached.object_id[:, None, None, None],
             labelled=torch.from_numpy(allowed),
             prompts=resize_prompts(prompts, before=self._cached_size, after=self._size),

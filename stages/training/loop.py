@@ -160,26 +160,37 @@ class _Run:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, config)
-        totals: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         for micro in range(config.accumulate):
             torch.manual_seed(self.context.seed * 1_000_003 + step * config.accumulate + micro)
-            batch = next(stream)
+            parts = self.task.parts(next(stream))
+            for part in parts[:-1]:
+                # The gradients are put together over processes once, with those of the last part.
+                with self.accelerator.no_sync(self.module):
+                    self._learn(part, sums)
             with self.accelerator.accumulate(self.module):
-                terms: dict[str, Tensor] = self.module(batch)
-                self.accelerator.backward(terms["loss"])
+                self._learn(parts[-1], sums)
                 if self.accelerator.sync_gradients:
                     trained = [p for p in self.module.parameters() if p.requires_grad]
                     self.accelerator.clip_grad_norm_(trained, config.clip_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            for key, value in terms.items():
-                totals[key] = totals.get(key, 0.0) + float(value.detach()) / config.accumulate
+        # Numbers are asked for once a step: a GPU is waited for by each.
+        totals = {name: float(value) / config.accumulate for name, value in sums.items()}
         if not math.isfinite(totals["loss"]):
             raise StageConfigError(
                 f"{self.name}: the loss is {totals['loss']} at step {step}. Lower the learning "
                 f"rate: --set {_block(self.name)}.learning_rate={config.learning_rate / 10:g}"
             )
         return totals
+
+    def _learn(self, part: Any, sums: dict[str, Tensor]) -> None:  # noqa: ANN401 - the task's
+        """Gradients of one part; its terms are added to the sums of the step."""
+        terms: dict[str, Tensor] = self.module(part)
+        if terms["loss"].requires_grad:  # a part may go through nothing that is trained
+            self.accelerator.backward(terms["loss"])
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0) + value.detach()
 
     def _count(self, terms: dict[str, float]) -> None:
         window = self.state["window"]

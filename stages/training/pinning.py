@@ -4,15 +4,12 @@ The thread that reads ahead pays for the copy. PyTorch keeps such memory for the
 does not hand it out again before the GPU has what it fetched.
 """
 
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar, cast
-
-from torch import Tensor
+from typing import TypeVar
 
 from cache.stored import Stored, TileMaps
+from stages.training.tensors import changed_tensors
 
-__all__ = ["changed_tensors", "pinned"]
+__all__ = ["pinned"]
 
 T = TypeVar("T")
 
@@ -28,21 +25,3 @@ def pinned(batch: T) -> T:
         return stored.pin_memory() if tensor.device.type == "cpu" else stored
 
     return changed_tensors(batch, lock)
-
-
-def changed_tensors(batch: T, change: Callable[[Stored], Stored]) -> T:
-    """Give a copy of a record, records inside it included, with every tensor changed.
-
-    Args:
-        batch: a dataclass instance; what is neither such nor a tensor stays as it is.
-        change: makes of a tensor, or of maps in int8 with their scales, what takes its place.
-    """
-    value: Any = batch
-    if isinstance(value, Tensor | TileMaps):
-        return cast(T, change(value))
-    if not is_dataclass(value) or isinstance(value, type):
-        return batch
-    parts = {
-        part.name: changed_tensors(getattr(value, part.name), change) for part in fields(value)
-    }
-    return cast(T, replace(value, **parts))

@@ -4,9 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from stages.training.recompute import Recompute
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["LoopConfig", "StudentLoopConfig"]
 
@@ -87,17 +85,10 @@ class StudentLoopConfig(LoopConfig):
     """One training run of a student.
 
     Attributes:
-        recompute: which inner maps of the network are made again in the backward pass instead of
-            being kept, for less memory and, but for rounding, the same results: ``no``;
-            ``encoders``, those of the encoders of images and of memories, which are the largest;
-            ``all``, those of decoder and memory attention too. What it takes and saves is told by
-            ``benchmarks.cached_vs_online --recompute``.
+        at_once: slices of a batch that go through the student together. What it computes of one
+            part of a batch is gone before the next part, so memory hangs on this and not on the
+            batch; a large GPU may be faster with more. Batch norms that are trained take their
+            statistics of a part; else the result is the same but for rounding.
     """
 
-    recompute: Recompute = "no"
-
-    @field_validator("recompute", mode="before")
-    @classmethod
-    def _name_switch(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic's raw input
-        """``true`` and ``false``, as it once was, and as YAML reads an unquoted ``no``."""
-        return ("all" if value else "no") if isinstance(value, bool) else value
+    at_once: int = Field(default=3, ge=1)

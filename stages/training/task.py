@@ -1,6 +1,6 @@
 """What a stage hands to the training loop, and what it gets back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -11,14 +11,22 @@ __all__ = ["TrainingResult", "TrainingTask"]
 BatchT = TypeVar("BatchT")
 
 
+def _undivided(batch: Any) -> Sequence[Any]:  # noqa: ANN401 - whatever the task makes
+    return [batch]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask(Generic[BatchT]):
     """A stage's share of the loop.
 
     Attributes:
-        module: what is trained. ``module(batch)`` gives the loss terms by name, the sum to
-            minimise under ``loss``. Parameters without ``requires_grad`` stay as they are.
+        module: what is trained. ``module(part)`` gives the loss terms by name, the sum to
+            minimise under ``loss``; those of a batch are the sums over its parts. Parameters
+            without ``requires_grad`` stay as they are.
         make_batch: batch number → batch, a pure function; it runs in a background thread.
+        parts: batch → what goes through the module, one after the other: the gradients of a part
+            are there before the next one starts, so no more than one part's inner maps are kept.
+            At least one; the batch itself where not given.
         validate: figures of the module as it is now, such as DSC on the validation split.
         best_by: the figure (higher is better) that picks the weights to hand on; without it the
             last weights are handed on.
@@ -28,6 +36,7 @@ class TrainingTask(Generic[BatchT]):
 
     module: nn.Module
     make_batch: Callable[[int], BatchT]
+    parts: Callable[[BatchT], Sequence[Any]] = _undivided
     validate: Callable[[], dict[str, float]] | None = None
     best_by: str | None = None
     may_keep_start: bool = False

@@ -3,8 +3,8 @@
 Shape letters: T tracks, L steps, S network input in pixels.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,9 +13,16 @@ from cache.dataset import TrackBatch
 from cache.tables import PROMPT_KINDS
 from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
-from stages.training.recompute import Recompute, recomputed
+from stages.training.batches import TrackWindows
 
-__all__ = ["follow_windows", "prompted_by_mask", "steps_of"]
+__all__ = [
+    "Start",
+    "answer_step",
+    "follow_windows",
+    "prompted_by_mask",
+    "remember_step",
+    "steps_of",
+]
 
 
 def steps_of(features: SliceFeatures, tracks: int, length: int) -> list[SliceFeatures]:
@@ -33,95 +40,140 @@ def prompted_by_mask(cached: TrackBatch) -> Tensor:
     return cached.kind == PROMPT_KINDS.index("mask")
 
 
-def follow_windows(
-    runner: SliceRunner,
-    steps: Sequence[SliceFeatures],
-    prompts: Prompts,
-    *,
-    num_frames: int | Tensor,
-    forced: Sequence[MemoryEntry] | None = None,
-    masks_T1SS: Tensor | None = None,
-    by_mask: Tensor | None = None,
-    also_remember: Collection[int] = (),
-    recompute: Recompute = "no",
-) -> tuple[list[SliceRecord], dict[int, MemoryEntry]]:
-    """Prompt the first step and follow.
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What tracks start from: T prompts, or the masks of their objects.
 
-    The student's own memories are made where a later step remembers them: of all steps but the
-    last, and of none where the teacher's are remembered.
+    Attributes:
+        prompts: on the first slice; those of rows in ``by_mask`` are not looked at.
+        masks_T1SS: 0/1 masks of the first slice; needed where ``by_mask`` has any.
+        by_mask: (T,) bool: tracks whose prompt is their mask; none where not given.
+    """
+
+    prompts: Prompts
+    masks_T1SS: Tensor | None = None
+    by_mask: Tensor | None = None
+
+    @classmethod
+    def of(cls, windows: TrackWindows, device: torch.device) -> "Start":
+        """The start of windows."""
+        return cls(
+            prompts=windows.prompts.to(device),
+            masks_T1SS=windows.masks[:, :1],
+            by_mask=prompted_by_mask(windows.cached),
+        )
+
+
+def answer_step(
+    runner: SliceRunner,
+    features: SliceFeatures,
+    start: Start,
+    bank: Sequence[MemoryEntry],
+    *,
+    position: int,
+    num_frames: int | Tensor,
+) -> SliceRecord:
+    """Prompt the first slice, or follow to one of the next.
 
     Args:
         runner: the student.
-        steps: features of each step, T rows.
-        prompts: T prompts on the first step; those of rows in ``by_mask`` are not looked at.
+        features: of the slice, T rows.
+        start: what the tracks start from.
+        bank: memories of the slices before.
+        position: of the slice in the window.
         num_frames: length that the pointers' time code is given, of all tracks or (T,) of each.
-        forced: the teacher's memories, remembered in place of the student's own.
-        masks_T1SS: 0/1 masks of the first step; needed where ``by_mask`` is given.
-        by_mask: (T,) bool: tracks whose prompt is their mask.
-        also_remember: steps of the window whose own memory is wanted though nothing remembers it.
-        recompute: what is made again for the gradient, to save memory.
-
-    Returns:
-        What each step gave, and the memories that the student itself made, by step.
     """
-    wanted = {*also_remember, *(range(len(steps) - 1) if forced is None else ())}
-    remember = recomputed(runner.remember, recompute=recompute != "no")
-    tracked = recomputed(runner.tracked, recompute=recompute == "all")
-    first = recomputed(_first_step, recompute=recompute == "all")
-    inside = runner.remember if recompute == "all" else remember
-    record, entry = first(
-        runner, steps[0], prompts, masks_T1SS, by_mask, inside if 0 in wanted else None
-    )
-    records, own = [record], {} if entry is None else {0: entry}
-    for position, features in enumerate(steps[1:], start=1):
-        bank = list(own.values()) if forced is None else forced[:position]
-        record = tracked(features, bank, position=position, reverse=False, num_frames=num_frames)
-        if position in wanted:
-            own[position] = remember(features, record, position=position, prompted=False)
-        records.append(record)
-    return records, own
+    if position > 0:
+        return runner.tracked(
+            features, bank, position=position, reverse=False, num_frames=num_frames
+        )
+    points, masked, order = _rows_by_start(start, features)
+    records = []
+    if len(points):
+        records.append(runner.prompted(features.take(points), start.prompts.take(points)))
+    if len(masked):
+        assert start.masks_T1SS is not None
+        given = start.masks_T1SS.to(masked.device)[masked]
+        records.append(runner.mask_prompted(features.take(masked), given))
+    return _together(records).take(order)
 
 
-def _first_step(
+def remember_step(
     runner: SliceRunner,
     features: SliceFeatures,
-    prompts: Prompts,
-    masks_T1SS: Tensor | None,
-    by_mask: Tensor | None,
-    remember: Callable[..., MemoryEntry] | None,
-) -> tuple[SliceRecord, MemoryEntry | None]:
-    """The prompted step: rows with a mask and rows with points apart, then together again."""
-    if by_mask is None or not by_mask.any():
-        record = runner.prompted(features, prompts)
-        if remember is None:
-            return record, None
-        return record, remember(features, record, position=0, prompted=True)
-    assert masks_T1SS is not None
-    device = features.s16.device
-    with_points = (~by_mask).nonzero()[:, 0].to(device)
-    with_mask = by_mask.nonzero()[:, 0].to(device)
-    mask = masks_T1SS.to(device)[with_mask]
-    parts: list[tuple[Tensor, SliceFeatures, SliceRecord, Tensor | None]] = []
-    if len(with_points):
-        here = features.take(with_points)
-        record = runner.prompted(here, prompts.take(with_points))
-        parts.append((with_points, here, record, None))
-    here = features.take(with_mask)
-    parts.append((with_mask, here, runner.mask_prompted(here, mask), mask))
-    order = torch.cat([chosen for chosen, *_ in parts]).argsort()
-    record = _together([record for *_, record, _ in parts]).take(order)
-    if remember is None:
-        return record, None
-    entries = [
-        remember(here, answer, position=0, prompted=True, full_mask_B1SS=given)
-        for _, here, answer, given in parts
-    ]
-    entry = replace(
+    record: SliceRecord,
+    start: Start,
+    *,
+    position: int,
+) -> MemoryEntry:
+    """The student's memory of a slice that it answered."""
+    if position > 0:
+        return runner.remember(features, record, position=position, prompted=False)
+    points, masked, order = _rows_by_start(start, features)
+    entries = []
+    for rows in (points, masked):
+        if len(rows):
+            given = None
+            if rows is masked:
+                assert start.masks_T1SS is not None
+                given = start.masks_T1SS.to(rows.device)[rows]
+            entries.append(
+                runner.remember(
+                    features.take(rows),
+                    record.take(rows),
+                    position=0,
+                    prompted=True,
+                    full_mask_B1SS=given,
+                )
+            )
+    return replace(
         entries[0],
         memory=torch.cat([entry.memory for entry in entries])[order],
         object_pointer=torch.cat([entry.object_pointer for entry in entries])[order],
     )
-    return record, entry
+
+
+def follow_windows(
+    runner: SliceRunner,
+    steps: Sequence[SliceFeatures],
+    start: Start,
+    *,
+    num_frames: int | Tensor,
+    also_remember: Collection[int] = (),
+) -> tuple[list[SliceRecord], dict[int, MemoryEntry]]:
+    """Prompt the first step and follow, each remembering the ones before.
+
+    Args:
+        runner: the student.
+        steps: features of each step, T rows.
+        start: what the tracks start from.
+        num_frames: length that the pointers' time code is given, of all tracks or (T,) of each.
+        also_remember: steps of the window whose memory is wanted though no later one needs it.
+
+    Returns:
+        What each step gave, and the memories, by step.
+    """
+    records: list[SliceRecord] = []
+    own: dict[int, MemoryEntry] = {}
+    for position, features in enumerate(steps):
+        bank = list(own.values())
+        record = answer_step(
+            runner, features, start, bank, position=position, num_frames=num_frames
+        )
+        records.append(record)
+        if position < len(steps) - 1 or position in also_remember:
+            own[position] = remember_step(runner, features, record, start, position=position)
+    return records, own
+
+
+def _rows_by_start(start: Start, features: SliceFeatures) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows with points, rows with a mask, and the order that both together have to be put in."""
+    device = features.s16.device
+    by_mask = start.by_mask
+    if by_mask is None:
+        by_mask = torch.zeros(len(start.prompts.labels_BN), dtype=torch.bool)
+    points, masked = (chosen.nonzero()[:, 0].to(device) for chosen in (~by_mask, by_mask))
+    return points, masked, torch.cat([points, masked]).argsort()
 
 
 def _together(records: Sequence[SliceRecord]) -> SliceRecord:

@@ -18,7 +18,7 @@ from efficient_medsam2.prompts import SampledPrompt, box_of, stack_prompts
 from stages.training.norms import recalibrate_norms
 from stages.training.resizing import resize_images, resize_labels, resize_prompts
 from stages.training.student import smallest_object
-from stages.training.tracking import follow_windows, prompted_by_mask
+from stages.training.tracking import Start, follow_windows, prompted_by_mask
 
 __all__ = ["cache_validation", "recalibrate_on_cache"]
 
@@ -186,10 +186,12 @@ def _tracks(reader: CacheReader, runner: SliceRunner, tracks: np.ndarray) -> lis
             records, _ = follow_windows(
                 runner,
                 _Encoded(runner, batch.image),
-                prompts.to(device),
+                Start(
+                    prompts=prompts.to(device),
+                    masks_T1SS=(first == batch.object_id[:, None, None]).float().unsqueeze(1),
+                    by_mask=prompted_by_mask(batch),
+                ),
                 num_frames=batch.num_frames,
-                masks_T1SS=(first == batch.object_id[:, None, None]).float().unsqueeze(1),
-                by_mask=prompted_by_mask(batch),
             )
             answers = np.stack([_masks(record, size) for record in records], axis=1)
             truth = (batch.label == batch.object_id[:, None, None, None]).numpy()

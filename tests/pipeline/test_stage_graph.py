@@ -42,6 +42,7 @@ class Loop(BaseModel):
     learning_rate: float = 1e-3
     log_every: int = 10
     checkpoint_seconds: float = 15.0
+    at_once: int = 4
 
 
 class Memory(Loop):
@@ -149,6 +150,8 @@ STUDENT = {"encoder", "memory", "finetune", "evaluate"}
         ({"cache": Cache(path=Path("/elsewhere"))}, set()),
         ({"run": Run(device="cpu", dir=Path("runs/other"))}, set()),
         ({"encoder": Loop(log_every=1, checkpoint_seconds=1.0)}, set()),
+        ({"encoder": Loop(at_once=2)}, STUDENT),  # batch norms take their statistics of a part
+        ({"memory": Memory(at_once=2)}, set()),  # there they keep still
     ],
 )
 def test_a_setting_makes_stale_what_it_determines_and_nothing_else(blocks, expected):
@@ -164,7 +167,7 @@ def test_without_the_memory_stage_finetuning_takes_the_encoders_student():
     assert nodes["baseline"].settings["baseline.total_steps"] == 20
     assert "memory.enabled" not in settings()["memory"]
     # What an older recipe trained from the same settings is stale.
-    assert settings()["memory"]["memory.recipe"] == 3
+    assert settings()["memory"]["memory.recipe"] == 4
 
 
 def test_another_label_fraction_leaves_the_first_one_alone():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cache.dataset import read_tracks
 from efficient_medsam2.images import to_network_input
 from stages.training.batches import SliceStream, TrackStream, photometric
 from stages.training.labelled import labelled_rows, labelled_tracks
@@ -97,11 +98,18 @@ def test_slices_without_an_object_still_make_a_batch(reader, rows):
 
 def test_without_augmentation_the_student_sees_the_cached_image(reader):
     windows = track_stream(reader, augment=0)(0)
-    expected = to_network_input(windows.cached.image.flatten(0, 1))
+    count, length = windows.cached.slice_rows.shape
+    stored = read_tracks(reader, windows.cached.tracks.numpy(), length=length)
+    expected = to_network_input(stored.image.flatten(0, 1))
     assert torch.equal(windows.pixels, expected)
+    cpu = torch.device("cpu")
+    assert torch.equal(windows.pixels_on(cpu), expected)
+    for step in range(length):
+        assert torch.equal(windows.pixels_of(step, cpu), expected[step::length])
     ids = windows.cached.object_id[:, None, None, None]
-    assert torch.equal(windows.pixels_on(torch.device("cpu")), expected)
-    assert torch.equal(windows.masks, windows.cached.label == ids)
+    assert torch.equal(windows.masks, stored.label == ids)
+    assert count > 1
+    assert not windows.cached.image.numel() + windows.cached.label.numel()  # they wait in memory
 
 
 def test_labels_beyond_the_labelled_rows_are_marked(reader, rows):

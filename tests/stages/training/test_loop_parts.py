@@ -210,6 +210,37 @@ def test_accumulation_takes_the_mean_of_its_batches(context):
     assert share_done(1, config) == 0.5
 
 
+def test_a_step_is_made_of_the_gradients_of_all_parts(context):
+    """Two parts, 1 and 3, and one that nothing is learnt from: one step, of their sum."""
+    module, seen = Line(), []
+
+    class InParts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.line = module
+
+        def forward(self, part):
+            seen.append((float(part), module.factor.item()))
+            if part == 0:
+                return {"loss": torch.zeros(()), "bare": torch.ones(())}
+            return {"loss": self.line(part.reshape(1))["loss"] / 2}
+
+    task = TrainingTask(
+        module=InParts(),
+        make_batch=lambda number: torch.tensor([1.0, 0.0, 3.0]),
+        parts=lambda batch: list(batch),
+    )
+    config = LoopConfig(steps=2, learning_rate=0.1, weight_decay=0, log_every=1, warmup=0)
+    train(task, config, context, name="line")
+    assert [part for part, _ in seen] == [1, 0, 3] * 2
+    before = {factor for _, factor in seen[:3]}
+    assert before == {0.0}
+    assert len({factor for _, factor in seen[3:]}) == 1
+    lines = read_journal(context.directory / "metrics.jsonl")
+    assert lines[0]["loss"] == pytest.approx((9 * 1 + 9 * 9) / 2)
+    assert lines[0]["bare"] == 1
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_setting_to_change(context):
     class Broken(Line):
         def forward(self, batch):

@@ -7,9 +7,10 @@ import torch
 
 from cache.dataset import select_tracks
 from cache.stored import TileMaps
-from stages.distill_memory import ForcedWindows
 from stages.training.batches import SliceStream, TrackStream
-from stages.training.pinning import changed_tensors, pinned
+from stages.training.memory_batches import ForcedWindows
+from stages.training.pinning import pinned
+from stages.training.tensors import changed_tensors, even_parts, some_rows
 
 
 def tensors_of(value):
@@ -67,6 +68,26 @@ def test_maps_in_int8_are_changed_with_their_scales():
     seen = []
     changed_tensors(maps, lambda stored: seen.append(stored) or stored)
     assert seen == [maps]
+
+
+def test_some_rows_are_views_of_every_tensor(batch):
+    if not isinstance(batch, ForcedWindows):
+        batch = batch.features
+    some = some_rows(batch, slice(1, 2))
+    for mine, its in zip(tensors_of(batch), tensors_of(some), strict=True):
+        assert torch.equal(mine[1:2], its)
+        assert its.untyped_storage().data_ptr() == mine.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 12, 16])
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4, 99])
+def test_parts_are_even_and_no_more_than_needed(total, at_once):
+    parts = even_parts(total, at_once)
+    assert [row for part in parts for row in range(total)[part]] == list(range(total))
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) <= at_once
+    assert max(sizes) - min(sizes) <= 1
+    assert len(parts) == -(-total // at_once)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from efficient_medsam2.networks.records import Prompts
-from stages.training.tracking import follow_windows, steps_of
+from stages.training.tracking import (
+    Start,
+    answer_step,
+    follow_windows,
+    remember_step,
+    steps_of,
+)
 from tests.networks.tiny import SIZE, boxes, multimask_runner, pixels
 
 LENGTH = 3
@@ -38,10 +44,8 @@ def test_a_mixed_batch_equals_its_tracks_alone(runner, windows, by_mask):
     records, own = follow_windows(
         runner,
         steps,
-        prompts,
+        Start(prompts=prompts, masks_T1SS=masks, by_mask=torch.tensor(by_mask)),
         num_frames=frames,
-        masks_T1SS=masks,
-        by_mask=torch.tensor(by_mask),
         also_remember=range(LENGTH),
     )
     for row, masked in enumerate(by_mask):
@@ -49,10 +53,8 @@ def test_a_mixed_batch_equals_its_tracks_alone(runner, windows, by_mask):
         alone, memories = follow_windows(
             runner,
             [step.take(one) for step in steps],
-            prompts.take(one),
+            Start(prompts=prompts.take(one), masks_T1SS=masks[one], by_mask=torch.tensor([masked])),
             num_frames=int(frames[row]),
-            masks_T1SS=masks[one],
-            by_mask=torch.tensor([masked]),
             also_remember=range(LENGTH),
         )
         for step in range(LENGTH):
@@ -68,30 +70,34 @@ def test_a_mixed_batch_equals_its_tracks_alone(runner, windows, by_mask):
 @pytest.mark.parametrize("masked", [False, True])
 def test_memories_are_made_where_they_are_remembered_or_asked_for(runner, windows, masked):
     steps, prompts, masks, frames = windows
+    start = Start(
+        prompts=prompts,
+        masks_T1SS=masks,
+        by_mask=torch.tensor([masked, False, masked, False]),
+    )
+    records, own = follow_windows(runner, steps, start, num_frames=frames)
+    assert len(records) == LENGTH
+    assert list(own) == [0, 1]
+    _, all_own = follow_windows(runner, steps, start, num_frames=frames, also_remember=[LENGTH - 1])
+    assert list(all_own) == [0, 1, 2]
+    assert all(all_own[step].position == step for step in all_own)
+    torch.testing.assert_close(own[1].memory, all_own[1].memory)
 
-    def made(**more):
-        records, own = follow_windows(
-            runner,
-            steps,
-            prompts,
-            num_frames=frames,
-            masks_T1SS=masks,
-            by_mask=torch.tensor([masked, False, masked, False]),
-            **more,
-        )
-        assert len(records) == LENGTH
-        assert all(own[step].position == step for step in own)
-        return own
 
-    teacher = made(also_remember=[LENGTH - 1])
-    assert list(teacher) == [0, 1, 2]
-    assert list(made()) == [0, 1]
-    forced = list(teacher.values())
-    assert list(made(forced=forced)) == []
-    for drawn in range(LENGTH):
-        own = made(forced=forced, also_remember=[drawn])
-        assert list(own) == [drawn]
-        torch.testing.assert_close(own[drawn].memory, teacher[drawn].memory)
+@torch.no_grad()
+def test_a_step_alone_gives_what_the_window_gives(runner, windows):
+    steps, prompts, masks, frames = windows
+    start = Start(
+        prompts=prompts, masks_T1SS=masks, by_mask=torch.tensor([False, True, False, True])
+    )
+    records, own = follow_windows(runner, steps, start, num_frames=frames)
+    for step, features in enumerate(steps):
+        bank = [own[before] for before in range(step)]
+        record = answer_step(runner, features, start, bank, position=step, num_frames=frames)
+        torch.testing.assert_close(record.mask_logits, records[step].mask_logits)
+        if step in own:
+            entry = remember_step(runner, features, record, start, position=step)
+            torch.testing.assert_close(entry.memory, own[step].memory)
 
 
 @torch.no_grad()
@@ -101,9 +107,8 @@ def test_a_mask_is_its_own_answer_on_the_first_slice(runner, windows):
     # On whole cells of the low resolution nothing is lost.
     masks = torch.zeros_like(masks)
     masks[:, :, 8:24, 12:32] = 1
-    records, _ = follow_windows(
-        runner, steps, prompts, num_frames=frames, masks_T1SS=masks, by_mask=chosen
-    )
+    start = Start(prompts=prompts, masks_T1SS=masks, by_mask=chosen)
+    records, _ = follow_windows(runner, steps, start, num_frames=frames)
     answers = torch.nn.functional.interpolate(records[0].mask_logits, size=(SIZE, SIZE)) > 0
     same = (answers == (masks > 0)).flatten(1).all(1)
     assert same.tolist() == chosen.tolist()
@@ -116,10 +121,8 @@ def test_gradients_reach_every_track_of_a_mixed_batch(runner, windows):
     records, _ = follow_windows(
         runner,
         [first, *steps[1:]],
-        prompts,
+        Start(prompts=prompts, masks_T1SS=masks, by_mask=torch.tensor([False, True, False, True])),
         num_frames=frames,
-        masks_T1SS=masks,
-        by_mask=torch.tensor([False, True, False, True]),
     )
     records[-1].visible_logits.sum().backward()
     assert (raw.grad.flatten(1).abs().sum(1) > 0).all()

@@ -16,7 +16,7 @@ from efficient_medsam2.networks.student import StudentConfig
 from stages.errors import StageInputError
 from stages.training.heads import TeacherHeads
 from stages.training.student import new_student, open_cache, student_of_stage
-from stages.training.tracking import follow_windows, steps_of
+from stages.training.tracking import Start, follow_windows, steps_of
 from stages.training.validation import cache_validation
 from tests.stages.conftest import make_context
 
@@ -81,7 +81,7 @@ def test_the_teacher_followed_again_gives_the_cached_track(reader, runner):
         records, memories = follow_windows(
             runner,
             steps_of(runner.encode(pixels), 2, 3),
-            Prompts(points_BN2=batch.points, labels_BN=batch.labels),
+            Start(prompts=Prompts(points_BN2=batch.points, labels_BN=batch.labels)),
             num_frames=int(batch.num_frames[0]),
             also_remember=range(3),
         )

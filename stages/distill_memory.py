@@ -52,6 +52,7 @@ class MemoryConfig(StudentLoopConfig):
     Attributes:
         enabled: whether the student has this stage; without it finetuning starts from the student
             of the encoder stage, and the baseline has its steps less.
+        at_once: tracks of a batch that are followed together, one slice of each at a time.
         length: slices of a window, the prompted one included.
         forced: share of the steps that remember the teacher's memories.
         temperature: of the distillation of logits.

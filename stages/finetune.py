@@ -4,7 +4,6 @@ Both see slices with box and point prompts and windows of tracks. Fine-tuning ke
 distillation term on the teacher's masks (from cached features); the baseline has labels alone.
 """
 
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -17,9 +16,15 @@ from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig, check_student_size
 from stages.context import Artifact, StageContext
 from stages.training.answers import label_terms, teacher_terms
-from stages.training.batches import PromptedSlices, SliceStream, TrackStream, TrackWindows
+from stages.training.batches import SliceStream, TrackStream
 from stages.training.heads import TeacherHeads
 from stages.training.labelled import labelled_rows, labelled_tracks
+from stages.training.labelled_batches import (
+    LabelledBatch,
+    LabelledSlices,
+    LabelledWindows,
+    labelled_parts,
+)
 from stages.training.loop import train
 from stages.training.norms import freeze_norms
 from stages.training.settings import StudentLoopConfig
@@ -103,43 +108,6 @@ class BaselineConfig(LabelledConfig):
     learning_rate: float = Field(default=1e-3, gt=0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledBatch:
-    """Slices and, where the data have any, windows of tracks."""
-
-    slices: PromptedSlices
-    tracks: TrackWindows | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledSlices:
-    """Some slices of a batch.
-
-    Attributes:
-        slices: they.
-        present: how many of the batch's prompts on objects that are there are on these.
-    """
-
-    slices: PromptedSlices
-    present: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledWindows:
-    """Some windows of a batch.
-
-    Attributes:
-        windows: they.
-        labelled_L: (L,) how much of the terms over all labels of a step these windows have; the
-            steps that have any are weighted alike.
-        present_L: (L,) the same of the terms over objects that are there.
-    """
-
-    windows: TrackWindows
-    labelled_L: Tensor
-    present_L: Tensor
-
-
 class LabelledModule(nn.Module):
     """The whole student on labels; forward gives the loss terms of a part of a batch."""
 
@@ -162,17 +130,8 @@ class LabelledModule(nn.Module):
         return self
 
     def parts(self, batch: LabelledBatch) -> list[LabelledSlices | LabelledWindows]:
-        """What goes through the student together: some slices, then some windows."""
-        parts: list[LabelledSlices | LabelledWindows] = []
-        slices, at_once = batch.slices, self.config.at_once
-        present = int(slices.masks.flatten(1).any(1).sum())
-        for some in slices.split(at_once):
-            if len(some.slice_of):
-                own = int(some.masks.flatten(1).any(1).sum())
-                parts.append(LabelledSlices(slices=some, present=own / max(present, 1)))
-        if batch.tracks is not None:
-            parts += _labelled_windows(batch.tracks, at_once)
-        return parts
+        """What goes through the student together: see ``labelled_parts``."""
+        return labelled_parts(batch, self.config.at_once)
 
     def forward(self, part: LabelledSlices | LabelledWindows) -> dict[str, Tensor]:
         """Loss terms of a part of a batch by name; ``loss`` is their weighted sum."""
@@ -244,32 +203,6 @@ class LabelledModule(nn.Module):
                 )
                 summed = {name: summed.get(name, 0) + term for name, term in terms.items()}
         return summed
-
-
-def _labelled_windows(windows: TrackWindows, at_once: int) -> list[LabelledWindows]:
-    """Windows, as many at a time as there may be slices; those without a label are left out."""
-    length = windows.labelled.shape[1]
-
-    def counts(some: TrackWindows) -> tuple[Tensor, Tensor]:
-        labelled = some.labelled.clone()
-        labelled[:, 0] = False
-        present = labelled & some.masks.flatten(2).any(2)
-        return labelled.sum(0), present.sum(0)
-
-    labelled, present = counts(windows)
-    steps = int((labelled > 0).sum())
-    parts = []
-    for some in windows.split(max(1, at_once // length)):
-        own, own_present = counts(some)
-        if own.any():
-            parts.append(
-                LabelledWindows(
-                    windows=some,
-                    labelled_L=own / labelled.clamp(min=1) / steps,
-                    present_L=own_present / present.clamp(min=1) / steps,
-                )
-            )
-    return parts
 
 
 def run(

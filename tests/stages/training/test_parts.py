@@ -6,9 +6,10 @@ import torch
 from cache.dataset import select_tracks
 from stages.distill_encoder import EncoderConfig, EncoderModule, training_rows
 from stages.distill_memory import MemoryConfig, MemoryModule
-from stages.finetune import FinetuneConfig, LabelledBatch, LabelledModule
+from stages.finetune import FinetuneConfig, LabelledModule
 from stages.training.batches import SliceStream, TrackStream
 from stages.training.heads import TeacherHeads, feature_deviations
+from stages.training.labelled_batches import LabelledBatch
 from stages.training.memory_batches import AnswerStep, ForcedWindows, RememberStep, forced_windows
 from stages.training.norms import freeze_norms
 from stages.training.student import StudentConfig, new_student, smallest_object

@@ -37,11 +37,11 @@ from efficient_medsam2.networks.student import StudentConfig
 from efficient_medsam2.teachers.load import load_teacher
 from stages.distill_encoder import EncoderConfig, EncoderModule, training_rows
 from stages.distill_memory import MemoryConfig, MemoryModule
-from stages.training.batches import SliceStream
 from stages.training.heads import TeacherHeads, feature_deviations
 from stages.training.loop import train
 from stages.training.memory_batches import forced_windows
 from stages.training.settings import LoopConfig
+from stages.training.slice_batches import SliceStream
 from stages.training.student import new_student, open_cache, smallest_object
 from stages.training.task import TrainingTask
 

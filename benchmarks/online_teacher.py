@@ -7,8 +7,9 @@ import torch
 from cache.dataset import TrackBatch
 from efficient_medsam2.networks.records import SliceFeatures
 from efficient_medsam2.networks.runner import SliceRunner
-from stages.training.batches import PromptedSlices, TrackWindows
 from stages.training.memory_batches import ForcedWindows
+from stages.training.slice_batches import PromptedSlices
+from stages.training.track_batches import TrackWindows
 from stages.training.tracking import Start, follow_windows, steps_of
 
 __all__ = ["encoded", "followed"]

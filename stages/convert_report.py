@@ -22,8 +22,8 @@ from efficient_medsam2.networks.device import pick_device
 from efficient_medsam2.networks.mask_prompts import low_res_logits
 from efficient_medsam2.networks.records import Prompts, SliceRecord
 from stages.cache_prompt_pass import prompts_of, read_masks
-from stages.training.batches import decoded_features
 from stages.training.heads import TeacherHeads
+from stages.training.slice_batches import decoded_features
 
 __all__ = ["ArrayError", "Comparison", "DecoderAgreement", "compare_caches"]
 

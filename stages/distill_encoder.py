@@ -20,12 +20,12 @@ from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig
 from stages.context import Artifact, StageContext
 from stages.training.answers import click_on_error, teacher_mask_term
-from stages.training.batches import PromptedSlices, SliceStream
 from stages.training.heads import TeacherHeads
 from stages.training.loop import train
 from stages.training.losses import feature_loss
 from stages.training.resizing import resize_maps
 from stages.training.settings import StudentLoopConfig
+from stages.training.slice_batches import PromptedSlices, SliceStream
 from stages.training.student import hand_on, new_student, open_cache, smallest_object
 from stages.training.task import TrainingTask
 from stages.training.validation import cache_validation, recalibrate_on_cache

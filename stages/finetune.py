@@ -16,7 +16,6 @@ from efficient_medsam2.networks.runner import SliceRunner
 from efficient_medsam2.networks.student import StudentConfig, check_student_size
 from stages.context import Artifact, StageContext
 from stages.training.answers import label_terms, teacher_terms
-from stages.training.batches import SliceStream, TrackStream
 from stages.training.heads import TeacherHeads
 from stages.training.labelled import labelled_rows, labelled_tracks
 from stages.training.labelled_batches import (
@@ -28,6 +27,7 @@ from stages.training.labelled_batches import (
 from stages.training.loop import train
 from stages.training.norms import freeze_norms
 from stages.training.settings import StudentLoopConfig
+from stages.training.slice_batches import SliceStream
 from stages.training.student import (
     cached_size,
     hand_on,
@@ -37,6 +37,7 @@ from stages.training.student import (
     student_of_stage,
 )
 from stages.training.task import TrainingTask
+from stages.training.track_batches import TrackStream
 from stages.training.tracking import Start, follow_windows, steps_of
 from stages.training.validation import cache_validation, recalibrate_on_cache
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stages.training.batches import PromptedSlices, TrackWindows
+from stages.training.slice_batches import PromptedSlices
+from stages.training.track_batches import TrackWindows
 
 __all__ = ["LabelledBatch", "LabelledSlices", "LabelledWindows", "labelled_parts"]
 

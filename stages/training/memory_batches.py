@@ -8,7 +8,7 @@ import torch
 
 from cache import CacheReader
 from efficient_medsam2.networks.student import ResizeMode
-from stages.training.batches import TrackStream, TrackWindows
+from stages.training.track_batches import TrackStream, TrackWindows
 
 __all__ = ["AnswerStep", "ForcedWindows", "RememberStep", "forced_windows", "window_parts"]
 

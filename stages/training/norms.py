@@ -6,44 +6,26 @@ tens of points. So they are measured anew before weights are judged or handed on
 norm, Wu and Johnson 2021), and stay as they are in stages that take over a trained encoder.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from efficient_medsam2.networks.runner import SliceRunner
 
-__all__ = ["BATCH_NORMS", "freeze_norms", "recalibrate_norms", "still_norms"]
+__all__ = ["freeze_norms", "recalibrate_norms"]
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-"""Layers that take statistics of the whole batch while they are trained."""
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def _norms(module: nn.Module) -> list[nn.BatchNorm2d]:
-    return [part for part in module.modules() if isinstance(part, BATCH_NORMS)]  # type: ignore[misc]
+    return [part for part in module.modules() if isinstance(part, _BATCH_NORMS)]  # type: ignore[misc]
 
 
 def freeze_norms(module: nn.Module) -> None:
     """Keep the statistics of an encoder that is trained already: call it after ``train()``."""
     for norm in _norms(module):
         norm.eval()
-
-
-@contextmanager
-def still_norms(module: nn.Module) -> Iterator[None]:
-    """Leave the running statistics as they are in a second forward pass of the same batch."""
-    before: list[tuple[nn.BatchNorm2d, float | None, Tensor]] = []
-    for norm in _norms(module):
-        if norm.training and norm.num_batches_tracked is not None:
-            before.append((norm, norm.momentum, norm.num_batches_tracked))
-            norm.momentum = 0.0
-            norm.num_batches_tracked = norm.num_batches_tracked.clone()
-    try:
-        yield
-    finally:
-        for norm, momentum, count in before:
-            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from cache.dataset import TrackBatch
 from cache.tables import PROMPT_KINDS
 from efficient_medsam2.networks.records import MemoryEntry, Prompts, SliceFeatures, SliceRecord
 from efficient_medsam2.networks.runner import SliceRunner
-from stages.training.batches import TrackWindows
+from stages.training.track_batches import TrackWindows
 
 __all__ = [
     "Start",

@@ -25,8 +25,9 @@ from stages.convert_report import compare_caches
 from stages.distill_encoder import EncoderConfig
 from stages.distill_memory import MemoryConfig
 from stages.errors import StageConfigError
-from stages.training.batches import TrackStream, decoded_features
 from stages.training.heads import TeacherHeads
+from stages.training.slice_batches import decoded_features
+from stages.training.track_batches import TrackStream
 from tests.cache.example import content_of
 from tests.stages.conftest import Notes, make_cache, make_context
 from tests.stages.spoiled import spoil_decoder

@@ -22,8 +22,8 @@ from stages.evaluation_settings import EvaluateConfig
 from stages.finetune import FinetuneConfig
 from stages.row_settings import ViewConfig
 from stages.teacher_source import TeacherConfig
-from stages.training.batches import SliceStream
 from stages.training.heads import TeacherHeads
+from stages.training.slice_batches import SliceStream
 from stages.training.student import new_student
 from tests.networks.tiny_sam1 import SIZE, WIDTH, tiny_sam1, tiny_sam1_config
 from tests.stages.conftest import make_cache, make_context

@@ -8,8 +8,10 @@ import torch
 
 from cache.dataset import read_tracks
 from efficient_medsam2.images import to_network_input
-from stages.training.batches import SliceStream, TrackStream, photometric
+from stages.training.augmentation import photometric
 from stages.training.labelled import labelled_rows, labelled_tracks
+from stages.training.slice_batches import SliceStream
+from stages.training.track_batches import TrackStream
 
 
 def tensors(value, prefix=""):

@@ -4,45 +4,18 @@ import pytest
 import torch
 
 from cache.dataset import select_tracks
-from stages.distill_encoder import EncoderConfig, EncoderModule, training_rows
+from stages.distill_encoder import EncoderConfig, EncoderModule
 from stages.distill_memory import MemoryConfig, MemoryModule
 from stages.finetune import FinetuneConfig, LabelledModule
-from stages.training.batches import SliceStream, TrackStream
 from stages.training.heads import TeacherHeads, feature_deviations
 from stages.training.labelled_batches import LabelledBatch
 from stages.training.memory_batches import AnswerStep, ForcedWindows, RememberStep, forced_windows
 from stages.training.norms import freeze_norms
-from stages.training.student import StudentConfig, new_student, smallest_object
+from stages.training.student import StudentConfig, new_student
+from tests.stages.training.streams import slices_of, windows_of
 
 STUDENT = StudentConfig(backbone="mobilenetv3_small_100")
 WHOLE = 99
-
-
-def slices_of(reader, *, count=4):
-    return SliceStream(
-        reader,
-        training_rows(reader, EncoderConfig()),
-        batch_size=count,
-        prompts_per_slice=2,
-        smallest=smallest_object(reader),
-        box_share=0.5,
-        augment=0.0,
-        features=True,
-        seed=0,
-    )(0)
-
-
-def windows_of(reader, *, tracks=3):
-    return TrackStream(
-        reader,
-        select_tracks(reader, split="train", minimum_length=3),
-        batch_size=tracks,
-        length=3,
-        augment=0.0,
-        labelled_rows=None,
-        features=True,
-        seed=0,
-    )(0)
 
 
 def student_of(reader):

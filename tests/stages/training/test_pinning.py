@@ -5,12 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from cache.dataset import select_tracks
 from cache.stored import TileMaps
-from stages.training.batches import SliceStream, TrackStream
 from stages.training.memory_batches import ForcedWindows
 from stages.training.pinning import pinned
 from stages.training.tensors import changed_tensors, even_parts, some_rows
+from tests.stages.training.streams import slices_of, windows_of
 
 
 def tensors_of(value):
@@ -24,29 +23,8 @@ def tensors_of(value):
 @pytest.fixture(params=["slices", "tracks"])
 def batch(request, reader):
     if request.param == "slices":
-        rows = reader.index.select("slices", split="train")
-        return SliceStream(
-            reader,
-            rows,
-            batch_size=2,
-            prompts_per_slice=2,
-            smallest=1,
-            box_share=0.5,
-            augment=0.0,
-            features=True,
-            seed=0,
-        )(0)
-    windows = TrackStream(
-        reader,
-        select_tracks(reader, split="train", minimum_length=3),
-        batch_size=2,
-        length=3,
-        augment=0.0,
-        labelled_rows=None,
-        features=True,
-        seed=0,
-    )(0)
-    return ForcedWindows(windows=windows, forced=True)
+        return slices_of(reader, count=2)
+    return ForcedWindows(windows=windows_of(reader, tracks=2), forced=True)
 
 
 def test_all_tensors_of_a_batch_are_changed_and_nothing_else(batch):

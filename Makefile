@@ -29,10 +29,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.cache_read
 
 clean:
-	rm -rf $(VENV) runs/demo runs/phantom build *.egg-info
+	rm -rf $(VENV) runs/demo runs/phantom build *.egg-info cache/*.so
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt cache/row_reads.c
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; \
 	  sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + v + \
 	  "; run: make PYTHON=/path/to/python3.11")'

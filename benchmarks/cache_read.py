@@ -32,7 +32,7 @@ from benchmarks.cache_ratios import Times, cold_ratios, draw, numbers, warm_rati
 from benchmarks.cache_samples import LEVELS, SAMPLE_BYTES, Batch, empty_batch
 from benchmarks.page_cache import drop, resident_share, warm
 from cache import CacheReader
-from cache.checksum import crc32c_library
+from cache.direct_read import way_of_reading
 from cache.loader import BatchLoader
 from cache.shuffle import ShuffledRows
 
@@ -185,7 +185,7 @@ def run(folder: Path, *, count: int, rounds: int, batches: int, threads: int) ->
             "rounds": rounds,
             "batches_a_round": batches,
             "loader_threads": threads,
-            "crc32c": crc32c_library,
+            "reader": way_of_reading(),
         },
         "versions": {name: _version(name) for name in _PACKAGES} | {"skipped": skipped},
         "times": {"warm": warmed, "cold": cold},

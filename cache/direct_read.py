@@ -1,42 +1,35 @@
 """Rows straight from shard files into the caller's memory, every byte verified.
 
-``preadv`` scatters a row's values into their place and its stored checksum beside them; rows
-that lie one after the other come in one call. Each row's crc32c is compared with the one that
-the ledger recorded, so that a damaged, exchanged or foreign shard never gives values.
+Each row's crc32c is compared with the one that the ledger recorded and with the one that lies
+beside it, so that a damaged, exchanged or foreign shard never gives values.
 """
 
-import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.checksum import CRC_BYTES, crc32c
+from cache.checksum import crc32c_library
 from cache.ledger_entry import ShardFile
-from cache.open_shards import Lookup, OpenShard, OpenShards
+from cache.native_library import native_library
+from cache.native_read import NativeRead
+from cache.open_shards import Lookup, OpenShards
+from cache.portable_read import PortableRead
+from cache.row_sums import UNKNOWN, Outs, RowRead, RowSums
 from cache.schema import ArraySpec
-from cache.shard_index import LONGEST_GAP
 from cache.store import ArrayStore
 
-__all__ = ["DirectReader", "read_shard"]
+__all__ = ["DirectReader", "read_shard", "way_of_reading"]
 
 Values = npt.NDArray[Any]
 
-_CALL_BYTES = 1 << 20  # what one call reads is still in a processor cache when it is summed
-_CALL_ROWS = 256  # two pieces each; the kernel takes 1024 in one call
-_NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
-_UNKNOWN = -1
 
-_Run = tuple[int, int, list[int]]
-"""Shard, first slot, and places among the asked rows, of rows that follow each other."""
-
-_Call = tuple[OpenShard, int, list[Any], Sequence[Any], int, int, bool]
-"""One call to the kernel: file, slot of the first row, memory of each row's values, all memory
-that is filled, offset, bytes, and whether more of the same row follows in the next call. A plain
-tuple, because each costs its making; a batch has a hundred."""
+def way_of_reading() -> str:
+    """Say how rows are read here: through the built library, or by Python's calls alone."""
+    library = native_library()
+    return f"portable ({crc32c_library})" if library is None else f"native ({library.name})"
 
 
 class DirectReader:
@@ -54,14 +47,19 @@ class DirectReader:
     ) -> None:
         self._store = store
         self._rows_per_shard = rows_per_shard
-        self._no_wait = _NO_WAIT
         self._files = OpenShards(cache, store, rows_per_shard=rows_per_shard, lookup=lookup)
+        library = native_library()
+        self._way: RowRead = (
+            PortableRead(store, self._files, rows_per_shard=rows_per_shard)
+            if library is None
+            else NativeRead(library, store, self._files, rows_per_shard=rows_per_shard)
+        )
 
     def forget(self, array: str, shard: int) -> None:
         """Close a shard's file where it is open: the file is going to be removed."""
         self._files.forget(array, shard)
 
-    def read(self, rows: Sequence[int], outs: Sequence[tuple[ArraySpec, Values]]) -> None:
+    def read(self, rows: Sequence[int], outs: Outs) -> None:
         """Read the same rows of several arrays of one row space.
 
         Args:
@@ -74,189 +72,28 @@ class DirectReader:
         """
         if not rows:
             return
-        runs = self._runs(rows)
-        beside = np.empty((len(rows) * len(outs), LONGEST_GAP), dtype=np.uint8)
-        found, recorded, trailing = self._execute(self._calls(outs, runs, beside))
-        stored = beside.view("<u4")[:, 0].tolist() if trailing else found
-        if not (found == recorded and found == stored):
-            self._compare(self._calls(outs, runs, beside), found, recorded, stored)
+        sums = self._way.read(rows, outs)
+        if sums is not None:
+            self._refuse(sums)
 
-    def _runs(self, rows: Sequence[int]) -> list[_Run]:
-        found: list[_Run] = []
-        size, following = self._rows_per_shard, -1
-        for place in sorted(range(len(rows)), key=rows.__getitem__):
-            row = rows[place]
-            shard, slot = divmod(row, size)
-            if row == following and slot:
-                found[-1][2].append(place)
-            else:
-                found.append((shard, slot, [place]))
-            following = row + 1
-        return found
-
-    def _calls(
-        self,
-        outs: Sequence[tuple[ArraySpec, Values]],
-        runs: Sequence[_Run],
-        beside: npt.NDArray[np.uint8],
-    ) -> Iterator[_Call]:
-        """Give the calls that read everything, array by array, as they are needed.
-
-        Args:
-            outs: as in ``read``.
-            runs: of the rows.
-            beside: (rows of all arrays, LONGEST_GAP): what lies behind each row.
-        """
-        known, number = self._files.known, 0
-        trailers = list(beside[:, :CRC_BYTES])
-        for array, out in outs:
-            name, payloads = array.name, list(out.reshape(len(out), -1).view(np.uint8))
-            row_bytes = payloads[0].nbytes
-            at_once = min(_CALL_ROWS, _CALL_BYTES // row_bytes)
-            for shard, slot, places in runs:
-                opened = known.get((name, shard)) or self._files.open(array, shard, slot)
-                gap = opened.index.gap
-                if at_once and len(places) == 1:
-                    payload, offset = payloads[places[0]], opened.index.offsets[slot]
-                    if not gap:
-                        yield opened, slot, [payload], (payload,), offset, row_bytes, False
-                    else:
-                        pieces = (payload, trailers[number])
-                        wanted = row_bytes + CRC_BYTES
-                        yield opened, slot, [payload], pieces, offset, wanted, False
-                else:
-                    here = [payloads[place] for place in places]
-                    ends = list(beside[number : number + len(places), :gap]) if gap else None
-                    yield from (
-                        _short_rows(opened, slot, here, ends, at_once)
-                        if at_once
-                        else _long_rows(opened, slot, here, ends)
-                    )
-                number += len(places)
-
-    def _execute(self, calls: Iterator[_Call]) -> tuple[list[int], list[int], bool]:
-        """Read everything; each row's checksum, the recorded one, whether one lies beside it."""
-        found: list[int] = []
-        recorded: list[int] = []
-        rest: list[_Call] = []
-        ready, value, trailing = bool(self._no_wait), 0, False
-        for call in itertools.chain(calls, rest):
-            opened, slot, payloads, pieces, offset, wanted, more = call
-            got = 0
-            if ready:
-                try:
-                    got = os.preadv(opened.descriptor, pieces, offset, _NO_WAIT)
-                except BlockingIOError:
-                    pass
-                except OSError:  # a file system that has no such flag; real errors come again
-                    self._no_wait = 0
-            if got < wanted:
-                if ready:
-                    ready = False
-                    rest.extend(calls)
-                    _announce([call, *rest])
-                self._read_rest(call, got)
-            value = crc32c(payloads[0], value)
-            if more:
-                continue
-            found.append(value)
-            value = 0
-            sums, count = opened.checksums, len(payloads)
-            if count > 1:
-                found.extend(map(crc32c, payloads[1:]))
-                recorded.extend([_UNKNOWN] * count if sums is None else sums[slot : slot + count])
-            else:
-                recorded.append(_UNKNOWN if sums is None else sums[slot])
-            trailing = bool(opened.index.gap)
-        return found, recorded, trailing
-
-    def _read_rest(self, call: _Call, done: int) -> None:
-        opened, _, _, pieces, offset, wanted, _ = call
-        while done < wanted:
-            try:
-                got = os.preadv(opened.descriptor, _after(pieces, done), offset + done)
-            except OSError as error:
-                raise self._store.damage(opened.array, opened.shard, str(error)) from error
-            if not got:
-                problem = "the file ends too early"
-                raise self._store.damage(opened.array, opened.shard, problem)
-            done += got
-
-    def _compare(
-        self, calls: Iterable[_Call], found: list[int], recorded: list[int], stored: list[int]
-    ) -> None:
-        number = 0
-        for opened, first, payloads, _, _, _, more in calls:
-            for slot in range(first, first + len(payloads)) if not more else ():
-                row = opened.shard * self._rows_per_shard + slot
-                if stored[number] != found[number]:
-                    raise self._store.damage(
-                        opened.array,
-                        opened.shard,
-                        f"row {row} does not fit the checksum beside it",
-                    )
-                if recorded[number] not in (_UNKNOWN, found[number]):
-                    raise self._store.damage(
-                        opened.array,
-                        opened.shard,
-                        f"row {row} has not the checksum that was recorded for it: the file is "
-                        "damaged, was exchanged with another one, or belongs to another cache",
-                    )
-                number += 1
-
-
-def _short_rows(
-    opened: OpenShard, slot: int, payloads: list[Any], ends: Sequence[Any] | None, at_once: int
-) -> Iterator[_Call]:
-    """Give the calls that read rows which follow each other, as many at once as is good."""
-    offsets, row_bytes = opened.index.offsets, payloads[0].nbytes
-    if not isinstance(offsets, range):  # written by others, in any order
-        at_once = 1
-    for start in range(0, len(payloads), at_once):
-        here = payloads[start : start + at_once]
-        pieces, wanted = here, len(here) * row_bytes
-        if ends is not None:
-            pieces = [here[0]] * (2 * len(here))
-            pieces[0::2] = here
-            pieces[1::2] = ends[start : start + at_once]
-            pieces[-1] = pieces[-1][:CRC_BYTES]
-            wanted += (len(here) - 1) * len(ends[0]) + CRC_BYTES
-        yield opened, slot + start, here, pieces, offsets[slot + start], wanted, False
-
-
-def _long_rows(
-    opened: OpenShard, slot: int, payloads: list[Any], ends: Sequence[Any] | None
-) -> Iterator[_Call]:
-    """Give the calls that read rows which are too long for one."""
-    for number, payload in enumerate(payloads):
-        offset, size = opened.index.offsets[slot + number], payload.nbytes
-        for start in range(0, size, _CALL_BYTES):
-            piece = payload[start : start + _CALL_BYTES]
-            pieces, wanted = [piece], piece.nbytes
-            more = start + wanted < size
-            if ends is not None and not more:
-                pieces.append(ends[number][:CRC_BYTES])
-                wanted += CRC_BYTES
-            yield opened, slot + number, [piece], pieces, offset + start, wanted, more
-
-
-def _announce(calls: Iterable[_Call]) -> None:
-    """Let the kernel fetch all that is going to be read, so that the disk is never idle."""
-    if hasattr(os, "posix_fadvise"):
-        for opened, _, _, _, offset, wanted, _ in calls:
-            os.posix_fadvise(opened.descriptor, offset, wanted, os.POSIX_FADV_WILLNEED)
-
-
-def _after(pieces: Sequence[Any], done: int) -> list[Any]:
-    """Give the pieces that are left when the first ``done`` bytes are there."""
-    rest = []
-    for piece in pieces:
-        if done >= len(piece):
-            done -= len(piece)
-        else:
-            rest.append(piece[done:] if done else piece)
-            done = 0
-    return rest
+    def _refuse(self, sums: RowSums) -> None:
+        for (opened, slot), found, recorded, stored in zip(
+            sums.where(), sums.found, sums.recorded, sums.stored, strict=False
+        ):
+            row = opened.shard * self._rows_per_shard + slot
+            if stored != found:
+                raise self._store.damage(
+                    opened.array,
+                    opened.shard,
+                    f"row {row} does not fit the checksum beside it",
+                )
+            if recorded not in (UNKNOWN, found):
+                raise self._store.damage(
+                    opened.array,
+                    opened.shard,
+                    f"row {row} has not the checksum that was recorded for it: the file is "
+                    "damaged, was exchanged with another one, or belongs to another cache",
+                )
 
 
 def read_shard(

@@ -19,7 +19,7 @@ from cache.schema import ArraySpec
 __all__ = ["MirroredReader"]
 
 Outs = Sequence[tuple[ArraySpec, npt.NDArray[Any]]]
-Fill = Callable[[npt.NDArray[np.int64], Outs], None]
+Fill = Callable[[Sequence[int], Outs], None]
 
 
 class MirroredReader:
@@ -63,7 +63,7 @@ class MirroredReader:
         with self._mirror.hold_all(files) as there:
             if there:
                 try:
-                    self._fill(rows, outs)
+                    self._fill(rows.tolist(), outs)
                     return
                 except CacheCorruptError:
                     pass  # damaged on this disk: piece by piece it is found and fetched again
@@ -90,11 +90,11 @@ class MirroredReader:
         file = self._file(array, shard, int(rows[0]))
         try:
             with self._mirror.hold(file):
-                self._fill(rows, [(array, piece)])
+                self._fill(rows.tolist(), [(array, piece)])
         except CacheCorruptError:
             self._mirror.discard(file)
             with self._mirror.hold(file):
-                self._fill(rows, [(array, piece)])
+                self._fill(rows.tolist(), [(array, piece)])
 
     def _needed(self, rows: npt.NDArray[np.int64], arrays: Sequence[ArraySpec]) -> list[ShardFile]:
         shards, first = np.unique(rows // self._rows_per_shard, return_index=True)

@@ -57,6 +57,8 @@ class CacheReader:
         if self._ledger.problems:
             raise next(iter(self._ledger.problems.values()))
         self._store = open_store(path, self._header)
+        # A batch asks for them again and again; a spec would look for the name and parse the type.
+        self._arrays = {a.name: (a, a.shape, np.dtype(a.dtype)) for a in self.spec.arrays}
         # No method of the reader: files are closed with its last reference, by no collector.
         self._finished_file = partial(_finished_file, path, self._ledger)
         self._direct = DirectReader(
@@ -160,7 +162,7 @@ class CacheReader:
             CacheMissingError: a row was never written.
             CacheCorruptError: a shard's file is missing, cut off or damaged.
         """
-        spec = self._array(array)
+        spec = self._known(array)[0]
         wanted = self._check_rows(spec, rows)
         out = np.empty((len(wanted), *spec.shape), dtype=spec.dtype)
         self._fill(wanted, [(spec, out)])
@@ -174,7 +176,7 @@ class CacheReader:
         Raises:
             KeyError, ValueError, CacheMissingError, CacheCorruptError: see ``read``.
         """
-        spec = self._array(array)
+        spec = self._known(array)[0]
         scales = None if spec.scale_name is None else self.read(spec.scale_name, rows)
         return decode(spec, self.read(array, rows), scales)
 
@@ -192,21 +194,23 @@ class CacheReader:
             KeyError, CacheMissingError, CacheCorruptError: see ``read``.
             ValueError: ``rows`` is not a list of row numbers, or an ``out`` does not fit.
         """
-        specs = [self._array(name) for name in outs]
-        if not specs:
+        found = [(self._known(name), out) for name, out in outs.items()]
+        if not found:
             return
-        wanted = self._check_rows(specs[0], rows)
-        for spec, out in zip(specs, outs.values(), strict=True):
-            if spec.rows != specs[0].rows:
-                raise ValueError(f"{spec.name} has rows of {spec.rows}, not {specs[0].rows}")
-            shape = (len(wanted), *spec.shape)
-            if out.shape != shape or out.dtype != spec.dtype:
+        space = found[0][0][0].rows
+        wanted = self._check_rows(found[0][0][0], rows)
+        for (spec, row_shape, dtype), out in found:
+            if spec.rows != space:
+                raise ValueError(f"{spec.name} has rows of {spec.rows}, not {space}")
+            shape = (len(wanted), *row_shape)
+            if out.shape != shape or out.dtype != dtype:
                 raise ValueError(
-                    f"{spec.name} needs memory of {spec.dtype} {shape}, not {out.dtype} {out.shape}"
+                    f"{spec.name} needs memory of {dtype} {shape}, not {out.dtype} {out.shape}"
                 )
-            if not (out.flags.c_contiguous and out.flags.writeable):
+            flags = out.flags
+            if not (flags.c_contiguous and flags.writeable):
                 raise ValueError(f"{spec.name} needs memory that is contiguous and writeable")
-        self._fill(wanted, list(zip(specs, outs.values(), strict=True)))
+        self._fill(wanted, [(spec, out) for (spec, _, _), out in found])
 
     @property
     def is_mirrored(self) -> bool:
@@ -216,28 +220,28 @@ class CacheReader:
     def expect(self, arrays: Sequence[str], rows: npt.ArrayLike) -> None:
         """Say which rows are going to be read next, in order; a mirror fetches their shards."""
         if self._mirrored is not None:
-            specs = [self._array(name) for name in arrays]
+            specs = [self._known(name)[0] for name in arrays]
             if specs:
-                self._mirrored.expect(self._check_rows(specs[0], rows), specs)
+                self._mirrored.expect(np.array(self._check_rows(specs[0], rows)), specs)
 
     def _fill(
-        self, wanted: npt.NDArray[np.int64], outs: Sequence[tuple[ArraySpec, npt.NDArray[Any]]]
+        self, wanted: Sequence[int], outs: Sequence[tuple[ArraySpec, npt.NDArray[Any]]]
     ) -> None:
         if self._mirrored is None:
             self._fill_here(wanted, outs)
-        elif len(wanted):
-            self._mirrored.fill(wanted, outs)
+        elif wanted:
+            self._mirrored.fill(np.array(wanted), outs)
 
     def _fill_here(
-        self, wanted: npt.NDArray[np.int64], outs: Sequence[tuple[ArraySpec, npt.NDArray[Any]]]
+        self, wanted: Sequence[int], outs: Sequence[tuple[ArraySpec, npt.NDArray[Any]]]
     ) -> None:
         known = [self._store.reads_directly(array) for array, _ in outs]
         direct = [out for out, ours in zip(outs, known, strict=True) if ours]
         if direct:
-            self._direct.read(wanted.tolist(), direct)
+            self._direct.read(wanted, direct)
         for (array, out), ours in zip(outs, known, strict=True):
             if not ours:
-                self._fill_plainly(array, wanted, out)
+                self._fill_plainly(array, np.array(wanted), out)
 
     def _fill_plainly(
         self, array: ArraySpec, wanted: npt.NDArray[np.int64], out: npt.NDArray[Any]
@@ -262,21 +266,27 @@ class CacheReader:
                     raise self._store.damage(array, shard, "rows are not those that were written")
             out[positions] = values
 
-    def _array(self, name: str) -> ArraySpec:
-        try:
-            return self.spec.array(name)
-        except KeyError as error:
-            raise KeyError(f"{self.path}: {error.args[0]}") from None
+    def _known(self, name: str) -> tuple[ArraySpec, tuple[int, ...], np.dtype[Any]]:
+        known = self._arrays.get(name)
+        if known is None:
+            has = list(self._arrays)
+            raise KeyError(f"{self.path}: no array {name!r} in this cache; it has {has}")
+        return known
 
-    def _check_rows(self, array: ArraySpec, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        given = np.asarray(rows)
-        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-            raise ValueError(f"rows must be a list of integers, not {given.dtype} {given.shape}")
-        wanted = given.astype(np.int64)
+    def _check_rows(self, array: ArraySpec, rows: npt.ArrayLike) -> list[int]:
+        wanted: list[int]
+        if isinstance(rows, list) and all(type(row) is int for row in rows):
+            wanted = rows  # what a loader gives, batch after batch
+        else:
+            given = np.asarray(rows)
+            if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+                found = f"{given.dtype} {given.shape}"
+                raise ValueError(f"rows must be a list of integers, not {found}")
+            wanted = given.tolist()
         count = self.counts[array.rows]
-        outside = wanted[(wanted < 0) | (wanted >= count)]
-        if len(outside):
-            raise ValueError(f"{array.name} has rows 0 to {count - 1}, not {outside[0]}")
+        if wanted and not (min(wanted) >= 0 and max(wanted) < count):
+            outside = next(row for row in wanted if not 0 <= row < count)
+            raise ValueError(f"{array.name} has rows 0 to {count - 1}, not {outside}")
         return wanted
 
 

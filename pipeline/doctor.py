@@ -53,7 +53,9 @@ def examine_machine(run_dir: Path) -> tuple[Check, ...]:
     """
     checks = [_python()]
     checks += [_package(name) for name in _PACKAGES]
-    single: tuple[Callable[[], Check], ...] = (_gpu, _memory, _demo_extra, _presets, _teacher)
+    single: tuple[Callable[[], Check], ...] = (
+        *(_gpu, _memory, _cache_reader, _demo_extra, _presets, _teacher),
+    )
     checks += [check() for check in single]
     return (*checks, _disk(run_dir))
 
@@ -104,6 +106,19 @@ def _memory() -> Check:
     if memory.available < 4 * _GIB:
         return Check(name="memory", verdict="warn", found=found, mend="4 GiB or more are advised")
     return Check(name="memory", verdict="ok", found=found)
+
+
+def _cache_reader() -> Check:
+    if util.find_spec("zarr") is None:
+        return Check(name="cache reader", verdict="warn", found="unknown without zarr")
+    from cache.direct_read import way_of_reading
+    from cache.native_library import native_library
+
+    found = way_of_reading()
+    if native_library() is None:
+        mend = "batches are read a little slower; with a C compiler (gcc, clang): pip install -e ."
+        return Check(name="cache reader", verdict="warn", found=found, mend=mend)
+    return Check(name="cache reader", verdict="ok", found=found)
 
 
 def _disk(run_dir: Path) -> Check:

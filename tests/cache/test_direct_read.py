@@ -10,7 +10,18 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from cache import CacheCorruptError, CacheReader
+from cache.native_library import native_library
 from tests.cache.example import ARRAYS, values_of
+
+
+@pytest.fixture(autouse=True, params=["native", "portable"])
+def way(request, monkeypatch):
+    """Both ways of reading; the first where the library was built."""
+    if request.param == "portable":
+        monkeypatch.setattr("cache.direct_read.native_library", lambda: None)
+    elif native_library() is None:
+        pytest.skip("no library was built, or this processor lacks an instruction")
+
 
 BY_NAME = {array.name: array for array in ARRAYS}
 LEVELS = ("features_s4", "features_s8", "features_s16")

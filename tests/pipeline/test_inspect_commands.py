@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.native_library import native_library
 from pipeline.cli import main
 from pipeline.doctor import examine_machine
 from pipeline.inspect_commands import _print_tree
@@ -126,3 +127,14 @@ def test_doctor_looks_at_packages_and_disk(tmp_path):
     assert checks["torch"].verdict == "ok"
     assert str(tmp_path) in checks["disk"].found
     assert all(check.mend for check in checks.values() if check.verdict != "ok")
+
+
+def test_doctor_says_how_a_cache_is_read(tmp_path, monkeypatch):
+    def check():
+        return next(c for c in examine_machine(tmp_path) if c.name == "cache reader")
+
+    assert check().verdict == ("warn" if native_library() is None else "ok")
+    for module in ("direct_read", "native_library"):
+        monkeypatch.setattr(f"cache.{module}.native_library", lambda: None)
+    assert check().found.startswith("portable")
+    assert "C compiler" in check().mend

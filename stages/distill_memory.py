@@ -208,6 +208,8 @@ class MemoryModule(nn.Module):
         features, record = self._answered
         start = Start.of(part.windows, device)
         own = remember_step(self.runner, features, record, start, position=part.step)
+        if part.remember:
+            self._bank = [*self._bank, detached(own)]
         memory = to_stored(part.windows.cached.memory_s16[:, part.step], device)
         term = self._feature_loss(own.memory, memory, "track_memory_s16")
         return {"memory": part.share * term}

@@ -29,7 +29,8 @@ class AnswerStep:
         windows: they.
         forced: whether the teacher's memories are remembered.
         step: of the window.
-        remember: whether later steps remember the student's own memory of it.
+        remember: whether later steps remember the student's own memory of it, and no
+            ``RememberStep`` makes it.
         shares: loss term → how much of the batch's term the windows have here.
     """
 
@@ -47,11 +48,13 @@ class RememberStep:
     Attributes:
         windows: those of that slice.
         step: of the window.
+        remember: whether later steps remember it.
         share: how much of the batch's term the windows have.
     """
 
     windows: TrackWindows
     step: int
+    remember: bool
     share: float
 
 
@@ -132,9 +135,13 @@ def window_parts(batch: ForcedWindows, at_once: int) -> list[AnswerStep | Rememb
             remember = not batch.forced and step < length - 1
             parts.append(
                 AnswerStep(
-                    windows=some, forced=batch.forced, step=step, remember=remember, shares=shares
+                    windows=some,
+                    forced=batch.forced,
+                    step=step,
+                    remember=remember and step != drawn,
+                    shares=shares,
                 )
             )
             if step == drawn:
-                parts.append(RememberStep(windows=some, step=step, share=rows))
+                parts.append(RememberStep(windows=some, step=step, remember=remember, share=rows))
     return parts

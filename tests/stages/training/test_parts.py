@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cache.dataset import select_tracks
+from stages import distill_memory
 from stages.distill_encoder import EncoderConfig, EncoderModule
 from stages.distill_memory import MemoryConfig, MemoryModule
 from stages.finetune import FinetuneConfig, LabelledModule
@@ -162,10 +163,10 @@ def trained(module, *prefixes):
     ]
 
 
-def run(module, parts):
+def run(module, parts, but=()):
     for part in parts:
         loss = module(part)["loss"]
-        if loss.requires_grad:
+        if loss.requires_grad and not isinstance(part, but):
             loss.backward()
 
 
@@ -179,7 +180,7 @@ def test_the_encoder_keeps_still_while_the_teachers_memories_are_remembered(read
 
 def test_the_memory_encoder_learns_from_the_teachers_memories_alone(reader):
     module, parts = memory_case(reader, WHOLE)
-    run(module, [part for part in parts if isinstance(part, AnswerStep)])
+    run(module, parts, but=RememberStep)
     assert not trained(module, "memory_encoder.")
     assert trained(module, "memory_attention.", "vision_encoder.")
     module, parts = memory_case(reader, WHOLE)
@@ -189,6 +190,32 @@ def test_the_memory_encoder_learns_from_the_teachers_memories_alone(reader):
     run(module, [remembered(parts)])
     assert trained(module, "memory_encoder.")
     assert not trained(module, "memory_attention.", "vision_encoder.")
+
+
+def test_every_slice_but_the_last_is_remembered_once_and_without_its_making(reader, monkeypatch):
+    made = []
+    remember = distill_memory.remember_step
+
+    def count(*arguments, position, **others):
+        made.append(position)
+        return remember(*arguments, position=position, **others)
+
+    monkeypatch.setattr(distill_memory, "remember_step", count)
+    banks, drawn = [], set()
+    for seed in range(6):
+        torch.manual_seed(seed)
+        module, parts = memory_case(reader, WHOLE)
+        made.clear()
+        run(module, parts)
+        drawn.add(remembered(parts).step)
+        # The drawn slice's memory is made once, with gradients, and remembered without them.
+        assert made == sorted({0, 1, remembered(parts).step})
+        assert [entry.position for entry in module._bank] == [0, 1]
+        assert not any(entry.memory.requires_grad for entry in module._bank)
+        banks.append([entry.memory for entry in module._bank])
+    assert drawn == {0, 1, 2}
+    for bank in banks[1:]:
+        torch.testing.assert_close(bank, banks[0])
 
 
 def remembered(parts):
@@ -217,6 +244,8 @@ def test_a_prompted_slice_is_answered_and_remembered_but_not_learnt_from(reader)
     terms = module(first)
     assert list(terms) == ["loss"]
     assert not terms["loss"].requires_grad
+    for part in parts[1 : parts.index(second)]:
+        module(part)
     assert len(module._bank) == 1
     assert module(second)["loss"].requires_grad
     assert not module.student.no_memory_embedding.requires_grad

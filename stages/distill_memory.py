@@ -10,7 +10,6 @@ from typing import Self
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from cache.dataset import TrackBatch, select_tracks
 from cache.stored import to_stored
@@ -148,7 +147,7 @@ class MemoryModule(nn.Module):
         # While the teacher's memories are remembered, the image encoder stays as stage 1 left it.
         learns = self.config.train_encoder and not part.forced and torch.is_grad_enabled()
         with torch.set_grad_enabled(learns):
-            features = self._encoded(windows.pixels_of(step, device))
+            features = self.runner.encode(windows.pixels_of(step, device))
         bank = _teacher_memories(cached, step, device) if part.forced else self._bank
         record = self._answered_on(part, features, Start.of(windows, device), bank)
         terms = teacher_terms(
@@ -185,22 +184,6 @@ class MemoryModule(nn.Module):
                 own = remember_step(self.runner, *self._answered, start, position=part.step)
             self._bank = [*self._bank, own]
         return record
-
-    def _encoded(self, pixels_T3SS: Tensor) -> SliceFeatures:
-        """The image encoder's features, whose inner maps are made again for the gradient.
-
-        Kept, they would be most of what is kept; so those of one slice are there at a time (Chen et
-        al. 2016, "Training deep nets with sublinear memory cost"). With still norms each slice
-        stands alone.
-        """
-        if not torch.is_grad_enabled():
-            return self.runner.encode(pixels_T3SS)
-        return SliceFeatures.joined(
-            [
-                checkpoint(self.runner.encode, pixels, use_reentrant=False)
-                for pixels in torch.split(pixels_T3SS, 1)
-            ]
-        )
 
     def _remember(self, part: RememberStep, device: torch.device) -> dict[str, Tensor]:
         """The memory encoder's term, over the slice that was answered last."""

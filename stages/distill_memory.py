@@ -54,6 +54,7 @@ class MemoryConfig(StudentLoopConfig):
         at_once: tracks of a batch that are followed together, one slice of each at a time.
         length: slices of a window, the prompted one included.
         forced: share of the steps that remember the teacher's memories.
+        teach_memory: share of the steps in which the memory encoder learns.
         temperature: of the distillation of logits.
         weight_feature: weight of the post-memory feature term.
         weight_memory: of the memory encoder's term, over one slice of the window, drawn.
@@ -68,10 +69,11 @@ class MemoryConfig(StudentLoopConfig):
 
     enabled: bool = True
     batch_size: int = Field(default=4, ge=1)
-    at_once: int = Field(default=2, ge=1)
+    at_once: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
     length: int = Field(default=4, ge=2)
     forced: float = Field(default=0.5, ge=0, le=1)
+    teach_memory: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=4.0, gt=0)
     weight_feature: float = Field(default=1.0, ge=0)
     weight_memory: float = Field(default=0.2, ge=0)
@@ -117,7 +119,8 @@ class MemoryModule(nn.Module):
 
     def parts(self, batch: ForcedWindows) -> list[AnswerStep | RememberStep]:
         """What goes through the student together: see ``window_parts``."""
-        return window_parts(batch, self.config.at_once)
+        config = self.config
+        return window_parts(batch, config.at_once, teach_memory=config.teach_memory)
 
     def forward(self, part: AnswerStep | RememberStep) -> dict[str, Tensor]:
         """Loss terms of a part of a batch by name; ``loss`` is their weighted sum."""

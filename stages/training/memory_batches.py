@@ -110,19 +110,24 @@ def forced_windows(
     return make_batch
 
 
-def window_parts(batch: ForcedWindows, at_once: int) -> list[AnswerStep | RememberStep]:
+def window_parts(
+    batch: ForcedWindows, at_once: int, *, teach_memory: float
+) -> list[AnswerStep | RememberStep]:
     """Some windows after the others, each slice by slice; one slice of a window is learnt from.
 
     Args:
         batch: windows.
         at_once: of which at most so many are followed together.
+        teach_memory: share of the batches in which the memory encoder learns; the fewer, the more
+            each weighs.
     """
     whole = batch.windows
     tracks, length = whole.cached.slice_rows.shape
     # The step's own random stream draws, so that a resumed run draws the same.
     drawn = int(torch.randint(length, ()))
+    teaches = float(torch.rand(())) < teach_memory
     # The prompted slice teaches nothing itself: it is looked at where its own memory is needed.
-    steps = range(1 if batch.forced and drawn > 0 else 0, length)
+    steps = range(0 if not batch.forced or (teaches and drawn == 0) else 1, length)
     taught = length - 1
     seen = whole.cached.object_score[..., 0] > 0
     parts: list[AnswerStep | RememberStep] = []
@@ -138,10 +143,14 @@ def window_parts(batch: ForcedWindows, at_once: int) -> list[AnswerStep | Rememb
                     windows=some,
                     forced=batch.forced,
                     step=step,
-                    remember=remember and step != drawn,
+                    remember=remember and not (teaches and step == drawn),
                     shares=shares,
                 )
             )
-            if step == drawn:
-                parts.append(RememberStep(windows=some, step=step, remember=remember, share=rows))
+            if teaches and step == drawn:
+                parts.append(
+                    RememberStep(
+                        windows=some, step=step, remember=remember, share=rows / teach_memory
+                    )
+                )
     return parts

@@ -70,9 +70,9 @@ def test_a_worker_killed_in_the_middle_changes_no_byte(dask, finished, teacher, 
     assert not list(cache.glob(f"ledger/*{SHARD_LOCK_SUFFIX}"))
 
 
-def run(words):
+def run(words, *, first=""):
     done = subprocess.run(
-        [sys.executable, "-c", MAIN, *words],
+        [sys.executable, "-c", first + MAIN, *words],
         env=small.environment(),
         capture_output=True,
         text=True,
@@ -121,7 +121,8 @@ def test_workers_of_this_machine_end_with_the_command(finished, teacher, tmp_pat
 
 def test_no_scheduler_no_run(teacher, tmp_path):
     words = small.words(("precompute",), small.settings(tmp_path / "run", teacher))
-    code, _, errors = run([*words, "--scheduler", "tcp://127.0.0.1:1"])
+    impatient = "from stages import cluster; cluster._CONNECT_S = '2s'; "
+    code, _, errors = run([*words, "--scheduler", "tcp://127.0.0.1:1"], first=impatient)
     assert code == 2
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in errors
     code, _, errors = run([*words, "--scheduler", "tcp://127.0.0.1:1", "--workers", "2"])

@@ -34,7 +34,9 @@ def encoder_case(reader, at_once):
 
 def memory_case(reader, at_once, *, forced=False, **settings):
     module = MemoryModule(
-        student_of(reader), feature_deviations(reader), MemoryConfig(at_once=at_once, **settings)
+        student_of(reader),
+        feature_deviations(reader),
+        MemoryConfig(at_once=at_once, **{"teach_memory": 1.0, **settings}),
     ).train()
     return module, module.parts(ForcedWindows(windows=windows_of(reader), forced=forced))
 
@@ -190,6 +192,22 @@ def test_the_memory_encoder_learns_from_the_teachers_memories_alone(reader):
     run(module, [remembered(parts)])
     assert trained(module, "memory_encoder.")
     assert not trained(module, "memory_attention.", "vision_encoder.")
+
+
+def test_the_memory_encoder_learns_in_a_share_of_the_steps_and_more_from_each(reader):
+    shares, firsts = [], set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        _, parts = memory_case(reader, WHOLE, forced=True, teach_memory=0.25)
+        shares += [part.share for part in parts if isinstance(part, RememberStep)]
+        answered = [part for part in parts if isinstance(part, AnswerStep)]
+        if not any(isinstance(part, RememberStep) for part in parts):
+            firsts.add(answered[0].step)
+    assert 3 <= len(shares) <= 20
+    assert set(shares) == {4.0}
+    assert firsts == {1}  # nothing is asked about the prompted slice
+    _, parts = memory_case(reader, WHOLE, teach_memory=0.0)
+    assert all(part.remember == (part.step < 2) for part in parts)
 
 
 def test_every_slice_but_the_last_is_remembered_once_and_without_its_making(reader, monkeypatch):

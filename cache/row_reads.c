@@ -2,7 +2,7 @@
  *
  * Does what cache/portable_read.py does, faster in two ways: Python's lock is let go once a batch and
  * not at every row, and the crc32c of a row comes from the processor's instruction and from carry-less
- * multiplication at the same time, which are different units. cache/native_read.py loads it with ctypes;
+ * multiplication at the same time, which are different units. cache/native_library.py loads it with ctypes;
  * where it was not built, or the processor lacks an instruction, the portable reader works alone.
  *
  * Plain C11 for x86-64, without Python's headers.
@@ -17,7 +17,7 @@
 #include <sys/uio.h>
 
 enum {
-    VERSION = 3,            /* of this interface; native_read.py asks for it */
+    VERSION = 3,            /* of this interface; native_library.py asks for it */
     PIECE = 1 << 19,        /* bytes of one call to the kernel: still in a core's own cache when summed */
     MOST_ROWS = 128,        /* rows of one call, two pieces of memory each */
     LONGEST_GAP = 128,      /* bytes between rows that are read along */

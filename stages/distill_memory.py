@@ -54,10 +54,12 @@ class MemoryConfig(StudentLoopConfig):
         at_once: tracks of a batch that are followed together, one slice of each at a time.
         length: slices of a window, the prompted one included.
         forced: share of the steps that remember the teacher's memories.
-        teach_memory: share of the steps in which the memory encoder learns.
+        teach_memory: share of the steps in which the memory encoder learns; the fewer, the more
+            each weighs.
         temperature: of the distillation of logits.
         weight_feature: weight of the post-memory feature term.
-        weight_memory: of the memory encoder's term, over one slice of the window, drawn.
+        weight_memory: of the memory encoder's term, over one slice of the window, drawn; the mean
+            over all steps has this weight, whatever share of them teaches.
         weight_kl: of the logits' KL term.
         weight_dice: of the soft Dice term.
         weight_presence: of the object score term.
